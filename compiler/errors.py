@@ -1,0 +1,89 @@
+"""Errors of the pipeline: one hierarchy, each with its stage, target and a hint.
+
+Exit codes of the command line: 1 internal or unspecified, 2 wrong usage, 3 target,
+4 model, 5 inputs, 6 bundle, 7 files and disk, 8 verification or a required check failed.
+"""
+
+from __future__ import annotations
+
+from targets.errors import (
+    TargetError,
+    TargetNotAvailableError,
+    TilewrightError,
+    UnknownTargetError,
+)
+
+
+class CompileError(TilewrightError):
+    """A stage of the pipeline could not do its work.
+
+    Args:
+        message: What is wrong.
+        stage: Name of the stage, one of `compiler.stages.STAGES`.
+        target: Name of the target compiled for, if one was chosen already.
+        where: Module path, file or input that is at fault.
+        hint: What the user can do.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        stage: str,
+        target: str | None = None,
+        where: str | None = None,
+        hint: str | None = None,
+    ) -> None:
+        self.stage = stage
+        self.target = target
+        at = stage if target is None else f"{stage} [{target}]"
+        super().__init__(message, where=at if where is None else f"{at}: {where}", hint=hint)
+
+
+class ModelError(CompileError):
+    """The model is empty, holds NaN weights, cannot be read or does not export."""
+
+    exit_code = 4
+
+
+class UnsupportedOperatorError(ModelError):
+    """The model uses operators that cannot be imported; all of them are named at once."""
+
+
+class InputError(TilewrightError):
+    """Inputs do not fit the model: number, names, shapes or dtypes."""
+
+    exit_code = 5
+
+
+class BundleError(TilewrightError):
+    """A bundle is damaged, truncated, foreign, newer than this release or for another CPU."""
+
+    exit_code = 6
+
+
+class FileError(TilewrightError):
+    """A file cannot be written or read: permissions, a full disk, a missing folder."""
+
+    exit_code = 7
+
+
+class VerificationError(TilewrightError):
+    """A self-test or a required check failed."""
+
+    exit_code = 8
+
+
+__all__ = [
+    "BundleError",
+    "CompileError",
+    "FileError",
+    "InputError",
+    "ModelError",
+    "TargetError",
+    "TargetNotAvailableError",
+    "TilewrightError",
+    "UnknownTargetError",
+    "UnsupportedOperatorError",
+    "VerificationError",
+]

@@ -1,0 +1,159 @@
+"""The results of the pipeline's stages, as types.
+
+``frontend -> lower -> build -> package -> report``: each stage takes the type before it and
+returns the next. Nothing here imports TVM or torch at run time, so that the command line
+can list targets or read a report without paying for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from targets.spec import TargetSpec
+
+    Array = npt.NDArray[Any]
+    Arrays = Mapping[str, npt.NDArray[np.generic]]
+
+STAGES = ("frontend", "lower", "build", "package", "report")
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """Name, shape and dtype of an input or output.
+
+    A dimension is an int, or the name of a symbolic size such as ``"batch"``.
+    """
+
+    name: str
+    shape: tuple[int | str, ...]
+    dtype: str
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.dtype}[{', '.join(map(str, self.shape))}]"
+
+
+@dataclass(frozen=True, slots=True)
+class StageRecord:
+    """What one stage or pass did and how long it took, for the report."""
+
+    stage: str
+    name: str
+    milliseconds: float
+    detail: str = ""
+
+
+@dataclass(slots=True)
+class StageLog:
+    """Collects `StageRecord`s while the pipeline runs."""
+
+    records: list[StageRecord] = field(default_factory=list)
+
+    @contextmanager
+    def time(self, stage: str, name: str) -> Iterator[list[str]]:
+        """Time a block of work; strings appended to the yielded list become its detail."""
+        detail: list[str] = []
+        start = perf_counter()
+        try:
+            yield detail
+        finally:
+            elapsed = (perf_counter() - start) * 1e3
+            self.records.append(StageRecord(stage, name, elapsed, "; ".join(detail)))
+
+
+@dataclass(frozen=True, slots=True)
+class KernelInfo:
+    """One generated function and what is known about it before it runs.
+
+    Attributes:
+        name: Symbol of the function in the shared object.
+        kind: Kind of operator: ``conv2d``, ``depthwise_conv2d``, ``dense``, ``batch_matmul``,
+            ``softmax``, ``layer_norm``, ``reduction``, ``pool``, ``elementwise``, ``layout``,
+            ``gather``, ``resize``, ``other``.
+        operators: Relax operators fused into it, in order.
+        rule: Name of the schedule rule that served it.
+        fallback: Whether only the generic fallback fitted it.
+        flops: Arithmetic operations of one call (a multiply-add is two); 0 for pure data movement.
+        bytes_read: Bytes of all its input tensors, weights included.
+        bytes_written: Bytes of its outputs.
+        dtype: Dtype that its arithmetic runs in.
+        sources: Module paths of the model that it came from, as far as known.
+        why: Why it met only the fallback, or a remark on the schedule.
+    """
+
+    name: str
+    kind: str
+    operators: tuple[str, ...]
+    rule: str
+    fallback: bool
+    flops: float
+    bytes_read: float
+    bytes_written: float
+    dtype: str
+    sources: tuple[str, ...] = ()
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """A model as a Relax module, with its parameters beside it by name.
+
+    `module["main"]` takes the inputs in the order of `inputs`, then the parameters in the
+    order of `parameters` (a dict keeps it).
+    """
+
+    module: Any  # tvm.IRModule
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    parameters: Arrays
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Lowered:
+    """A scheduled module: every function in it has a schedule, constants are parameters again.
+
+    `parameters` are the packed, folded tensors that `main` takes after the inputs, in order.
+    `planned_activation_bytes` is the peak of the static memory plan (0 if shapes are dynamic).
+    """
+
+    module: Any  # tvm.IRModule
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    parameters: Arrays
+    kernels: tuple[KernelInfo, ...]
+    planned_activation_bytes: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """Machine code: the path of a shared object, and all that is needed to run it."""
+
+    library: Path
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    parameters: Arrays
+    kernels: tuple[KernelInfo, ...]
+    planned_activation_bytes: int
+    target: TargetSpec
+    name: str
+
+
+@runtime_checkable
+class ReportLike(Protocol):
+    """What a bundle needs of its report; `compiler.report.Report` is the real one."""
+
+    def to_json(self) -> str:
+        """The report as a JSON document."""
+
+    def to_html(self, path: str | Path) -> Path:
+        """Write the report as one self-contained HTML page."""

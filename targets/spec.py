@@ -1,0 +1,99 @@
+"""What Tilewright knows about a device: frozen data with units in the names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+FAMILIES = ("x86", "arm", "cuda", "vta")
+
+#: Bytes of one element of each dtype that a target may give a peak rate for.
+DTYPE_BYTES: Mapping[str, int] = MappingProxyType(
+    {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "int64": 8, "int32": 4,
+     "int16": 2, "int8": 1, "uint8": 1, "bool": 1}
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class CacheSpec:
+    """One level of data cache.
+
+    Attributes:
+        level: 1, 2 or 3.
+        size_bytes: Capacity of one instance.
+        line_bytes: Bytes of a line.
+        ways: Associativity.
+        shared_by_cores: How many cores share one instance.
+    """
+
+    level: int
+    size_bytes: int
+    line_bytes: int
+    ways: int
+    shared_by_cores: int
+
+
+@dataclass(frozen=True, slots=True)
+class TargetSpec:
+    """A device, as far as compiling for it and judging its speed needs.
+
+    Attributes:
+        name: ``family/device``, for example ``x86/sapphirerapids``.
+        family: One of `FAMILIES`.
+        title: One line for people.
+        tvm: The TVM target as the dictionary that `tvm.target.Target` takes.
+        features: ISA features that compiled code may use, LLVM's names (``avx512vnni``).
+        cores: Physical cores.
+        clock_hz: Sustained clock assumed for estimates, hertz.
+        caches: Data caches, nearest first.
+        memory_bytes: Main memory, bytes.
+        memory_bandwidth_bytes_per_s: Peak bandwidth of main memory, bytes per second.
+        peak_ops_per_cycle: Arithmetic operations per cycle and core for each dtype; a
+            multiply-add counts as two.
+        vector_bits: Width of a vector register (0: none).
+        vector_registers: Architectural vector registers.
+        available: Whether this release can compile for it.
+        status: One line that says what works, or why it does not yet.
+        sources: Where the facts were taken from.
+        extra: Family-specific facts (VTA's configuration, CUDA's shared memory).
+    """
+
+    name: str
+    family: str
+    title: str
+    tvm: Mapping[str, Any]
+    features: frozenset[str]
+    cores: int
+    clock_hz: float
+    caches: tuple[CacheSpec, ...]
+    memory_bytes: int
+    memory_bandwidth_bytes_per_s: float
+    peak_ops_per_cycle: Mapping[str, float]
+    vector_bits: int
+    vector_registers: int
+    available: bool
+    status: str
+    sources: tuple[str, ...] = ()
+    extra: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+
+    def has(self, *features: str) -> bool:
+        """Whether compiled code may use all of these ISA features."""
+        return self.features.issuperset(features)
+
+    def vector_lanes(self, dtype: str) -> int:
+        """Elements of `dtype` in one vector register; 1 on a device without vectors."""
+        return max(1, self.vector_bits // (8 * DTYPE_BYTES[dtype]))
+
+    def cache_bytes(self, level: int) -> int:
+        """Capacity of one cache of this level in bytes; 0 where there is none."""
+        return next((c.size_bytes for c in self.caches if c.level == level), 0)
+
+    def peak_ops_per_s(self, dtype: str, cores: int = 1) -> float:
+        """Peak arithmetic rate in operations per second (a multiply-add is two).
+
+        Raises:
+            KeyError: The target gives no rate for `dtype`.
+        """
+        return self.peak_ops_per_cycle[dtype] * self.clock_hz * cores
