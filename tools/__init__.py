@@ -1,0 +1,1 @@
+"""Tools for people who work on Tilewright; they are not part of the installed package."""

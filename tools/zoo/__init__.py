@@ -1,0 +1,1 @@
+"""The model zoo: which networks import, compile and agree with PyTorch."""
