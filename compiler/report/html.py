@@ -1,0 +1,329 @@
+"""The report as one self-contained HTML page, and as a fragment for Jupyter.
+
+Nothing on the page is fetched from anywhere: plotly's JavaScript, the style and the data
+are inside it. Every text that comes from a model is escaped.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from html import escape
+from importlib import resources
+from pathlib import Path
+from string import Template
+
+from compiler.errors import FileError
+
+from . import units
+from .model import Figure, KernelRow, Report
+from .plots import all_plots, kind_colours
+from .text import environment_line, summary_rows
+
+_TITLES = {
+    "plot-kernels": (
+        "Where the time goes",
+        "The kernels that take most time. Hatched: generic fallback.",
+    ),
+    "plot-kinds": ("Time by kind of operator", "Share of the end-to-end median."),
+    "plot-roofline": (
+        "Roofline",
+        "Each dot is a kernel, its size its share of the time. Above the line: data in caches.",
+    ),
+    "plot-memory": (
+        "Memory over the schedule",
+        "Activation buffers alive while each kernel runs.",
+    ),
+    "plot-compile": ("Compile time", "Each stage and its steps."),
+}
+_WIDE = ("plot-kernels", "plot-memory")
+
+
+def write_html(report: Report, path: Path) -> Path:
+    """Write the page atomically: a reader sees the old file or the new one, never half of it.
+
+    Raises:
+        FileError: The folder is missing, not writable, or the disk is full.
+    """
+    page = html_page(report)
+    temporary: str | None = None
+    try:
+        handle, temporary = tempfile.mkstemp(
+            dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"
+        )
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(page)
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except OSError as error:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        raise FileError(
+            f"cannot write the report ({error.strerror})",
+            where=str(path),
+            hint="check that the folder exists, may be written and has about 6 MB free",
+        ) from error
+    return path
+
+
+def html_page(report: Report) -> str:
+    """The whole page as a string, about 5 MB, most of it plotly."""
+    from plotly.offline import get_plotlyjs
+
+    template = resources.files(__package__).joinpath("templates/report.html")
+    plots = all_plots(report)
+    sections = "\n".join(_section(place) for place, _ in plots)
+    data = ",\n".join(f'"{place}": {figure.to_json()}' for place, figure in plots)
+    return Template(template.read_text(encoding="utf-8")).substitute(
+        title=escape(f"{report.model} on {report.target}: latency report"),
+        model=escape(report.model),
+        target=escape(report.target),
+        target_title=escape(report.target_title),
+        subtitle=escape(f"{report.environment.cpu} · {environment_line(report)}"),
+        date=escape(report.environment.date),
+        tiles=_tiles(report),
+        warning=_warning(report),
+        plots=sections,
+        kernels=_kernel_table(report),
+        compile_table=_compile_table(report),
+        environment=_definition_list(_environment_rows(report)),
+        summary=_summary_table(report),
+        notes="".join(f"<li>{escape(note)}</li>" for note in report.notes),
+        # "</script>" in a model's name must not end the script that holds it.
+        plot_data="{" + data.replace("</", "<\\/").replace("<!--", "<\\!--") + "}",
+        plotly=get_plotlyjs(),
+    )
+
+
+def _chip(label: str) -> str:
+    return f'<span class="chip {escape(label)}">{escape(label)}</span>'
+
+
+def _tiles(report: Report) -> str:
+    latency, memory = report.latency, report.memory
+    tiles = [
+        _tile("Latency, median", units.milliseconds(latency.median.value), "ms",
+              f"p10 {units.milliseconds(latency.p10.value)} · "
+              f"p90 {units.milliseconds(latency.p90.value)} · {latency.runs} warm runs",
+              latency.median),
+    ]  # fmt: skip
+    if (rate := report.gflops) is not None:
+        flops = units.scaled(report.total_flops.value, "FLOP")
+        tiles.append(_tile("Arithmetic rate", f"{rate.value:.1f}", "GFLOPS", flops, rate))
+    share = report.fallback_share
+    fallbacks = len(report.fallbacks)
+    tiles.append(
+        _tile("In fallback kernels", f"{share.value:.1f}", "%",
+              f"{fallbacks} of {len(report.kernels)} kernels", share)
+    )  # fmt: skip
+    peak = memory.planned_peak or memory.live_peak
+    if peak is not None:
+        value, unit = units.size(peak).split(" ")
+        tiles.append(
+            _tile("Peak activations", value, unit,
+                  f"process {units.size(memory.process_rss)} resident "
+                  f"({memory.process_rss.label})", peak)
+        )  # fmt: skip
+    if report.sizes:
+        first, *rest = report.sizes.items()
+        value, unit = units.size(first[1]).split(" ")
+        detail = " · ".join(f"{name} {units.size(figure)}" for name, figure in rest)
+        tiles.append(_tile(first[0].capitalize(), value, unit, detail, first[1]))
+    if report.accuracy is not None:
+        a = report.accuracy
+        tiles.append(
+            _tile("Largest error", units.error(a.max_abs.value), "",
+                  f"relative {units.error(a.max_rel.value)} · against {a.reference}", a.max_abs)
+        )  # fmt: skip
+    if report.compile_steps:
+        total = report.compile_time
+        slowest = max(report.compile_steps, key=lambda step: step.time.value)
+        tiles.append(
+            _tile("Compile time", f"{total.value / 1e3:.1f}", "s",
+                  f"longest: {slowest.name}, {slowest.time.value / 1e3:.1f} s", total)
+        )  # fmt: skip
+    return "\n".join(tiles)
+
+
+def _tile(title: str, value: str, unit: str, detail: str, figure: Figure) -> str:
+    return (
+        f'<div class="tile"><div class="tile-title">{escape(title)}</div>'
+        f'<div class="tile-value">{escape(value)}<span class="unit">{escape(unit)}</span></div>'
+        f'<div class="tile-detail">{escape(detail)}</div>{_chip(figure.label)}</div>'
+    )
+
+
+def _warning(report: Report) -> str:
+    if report.adds_up:
+        return ""
+    return (
+        '<p class="warning">The kernels do not add up to the whole within 5 %: '
+        f"{escape(units.percent(report.gap_share))} of the median lies between them "
+        "(row “VM and gaps”).</p>"
+    )
+
+
+def _section(place: str) -> str:
+    title, detail = _TITLES[place]
+    wide = " wide" if place in _WIDE else ""
+    return (
+        f'<section class="card{wide}"><h2>{escape(title)}</h2>'
+        f'<p class="detail">{escape(detail)}</p><div class="plot" id="{place}"></div></section>'
+    )
+
+
+_COLUMNS = (
+    "kernel", "kind", "rule", "calls", "time, ms", "share", "FLOP", "bytes", "GFLOPS", "roofline",
+    "bound",
+)  # fmt: skip
+
+
+def _kernel_table(report: Report) -> str:
+    head = "".join(
+        f'<th scope="col"><button type="button">{escape(c)}</button></th>' for c in _COLUMNS
+    )
+    labels = _column_labels(report)
+    colours = kind_colours(report)
+    body = "\n".join(_kernel_row(row, colours[row.kind]) for row in report.kernels)
+    latency = report.latency.median
+    calls = sum(row.calls.value for row in report.kernels)
+    foot = (
+        f"<tr><td>VM and gaps</td><td></td><td></td><td></td>"
+        f"{_cell(units.milliseconds(report.gap.value))}{_cell(units.percent(report.gap_share))}"
+        f'<td colspan="5"></td></tr>'
+        f'<tr class="total"><td>end to end, median</td><td></td><td></td>{_cell(f"{calls:.0f}")}'
+        f"{_cell(units.milliseconds(latency.value))}{_cell('100 %')}"
+        f"{_cell(units.scaled(report.total_flops.value, ''))}<td></td>"
+        f"{_cell(units.number(report.gflops))}<td></td><td></td></tr>"
+    )
+    return (
+        f'<table class="sortable"><thead><tr>{head}</tr><tr class="labels">{labels}</tr></thead>'
+        f"<tbody>{body}</tbody><tfoot>{foot}</tfoot></table>"
+    )
+
+
+def _column_labels(report: Report) -> str:
+    rows = report.kernels
+    columns: tuple[list[Figure | None], ...] = (
+        [], [], [],
+        [r.calls for r in rows], [r.time for r in rows], [r.share for r in rows],
+        [r.flops for r in rows], [r.bytes_moved for r in rows], [r.gflops for r in rows],
+        [r.roofline for r in rows], [r.roofline for r in rows],
+    )  # fmt: skip
+    return "".join(
+        f"<td>{' '.join(_chip(label) for label in sorted({f.label for f in figures if f}))}</td>"
+        for figures in columns
+    )
+
+
+def _cell(text: str, key: float | None = None, extra: str = "") -> str:
+    sort = "" if key is None else f' data-key="{key:g}"'
+    return f'<td class="number"{sort}>{extra}{escape(text)}</td>'
+
+
+def _figure_cell(figure: Figure | None, show: Callable[[Figure | None], str]) -> str:
+    return _cell(show(figure), None if figure is None else figure.value)
+
+
+def _kernel_row(row: KernelRow, colour: str) -> str:
+    detail = [row.name]
+    if row.sources:
+        detail.append("from " + ", ".join(row.sources[:4]) + (" …" if len(row.sources) > 4 else ""))
+    if row.why:
+        detail.append(row.why)
+    mark = ' <span class="chip fallback">fallback</span>' if row.fallback else ""
+    bar = f'<i class="bar" style="width:{max(0.0, min(100.0, row.share.value)):.2f}%"></i>'
+    return (
+        f"<tr><td><div>{escape(units.operators(row))}{mark}</div>"
+        f'<div class="small">{"<br>".join(escape(line) for line in detail)}</div></td>'
+        f'<td class="kind"><i class="dot" style="background:{colour}"></i>{escape(row.kind)}</td>'
+        f"<td>{escape(row.rule)}</td>"
+        f"{_cell(f'{row.calls.value:.0f}', row.calls.value)}"
+        f"{_cell(units.milliseconds(row.time.value), row.time.value)}"
+        f"{_cell(units.percent(row.share), row.share.value, bar)}"
+        f"{_figure_cell(row.flops, units.flop)}{_figure_cell(row.bytes_moved, units.size)}"
+        f"{_figure_cell(row.gflops, units.number)}{_figure_cell(row.roofline, units.percent)}"
+        f"<td>{escape(row.bound)}</td></tr>"
+    )
+
+
+def _compile_table(report: Report) -> str:
+    if not report.compile_steps:
+        return ""
+    rows = "".join(
+        f"<tr><td>{escape(s.stage)}</td><td>{escape(s.name)}</td>"
+        f"{_cell(units.milliseconds(s.time.value))}<td>{escape(s.detail)}</td></tr>"
+        for s in report.compile_steps
+    )
+    return (
+        '<section class="card wide"><h2>Compile steps</h2><div class="scroll"><table><thead><tr>'
+        "<th>stage</th><th>step</th>"
+        f'<th class="number">ms {_chip(report.compile_time.label)}</th><th>detail</th>'
+        f"</tr></thead><tbody>{rows}</tbody></table></div></section>"
+    )
+
+
+def _environment_rows(report: Report) -> list[tuple[str, str]]:
+    here = report.environment
+    rows = [
+        ("target", f"{report.target}: {report.target_title}"),
+        ("processor", here.cpu),
+        ("run", environment_line(report)),
+        ("system", here.system),
+        ("date", here.date),
+        ("versions", ", ".join(f"{k} {v}" for k, v in here.versions.items())),
+    ]
+    rows += [("input", spec) for spec in report.inputs]
+    rows += [("output", spec) for spec in report.outputs]
+    return rows
+
+
+def _definition_list(rows: list[tuple[str, str]]) -> str:
+    items = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in rows)
+    return f"<dl>{items}</dl>"
+
+
+def _summary_table(report: Report) -> str:
+    rows = "".join(
+        f'<tr><td>{escape(name)}</td><td class="number">{escape(value)}</td>'
+        f"<td>{_chip(label)}</td></tr>"
+        for name, value, label in summary_rows(report)
+    )
+    return f"<table><tbody>{rows}</tbody></table>"
+
+
+def notebook_html(report: Report, *, top: int = 10) -> str:
+    """A fragment for Jupyter: no scripts and no style sheet, so that any notebook shows it."""
+    summary = "".join(
+        f'<tr><td style="text-align:left">{escape(name)}</td>'
+        f'<td style="text-align:left">{escape(value)}</td>'
+        f'<td style="text-align:left;opacity:.65">{escape(label)}</td></tr>'
+        for name, value, label in summary_rows(report)
+    )
+    rows = [
+        (units.operators(r) + (" (fallback)" if r.fallback else ""), r.kind, r.time, r.share)
+        for r in report.kernels[:top]
+    ]
+    if rest := report.kernels[top:]:
+        time = Figure(sum(r.time.value for r in rest), "ms", rest[0].time.label)
+        share = Figure(sum(r.share.value for r in rest), "%", rest[0].share.label)
+        rows.append((f"{len(rest)} more", "", time, share))
+    rows.append(("VM and gaps", "", report.gap, report.gap_share))
+    kernels = "".join(
+        f'<tr><td style="text-align:left">{escape(name)}</td>'
+        f'<td style="text-align:left">{escape(kind)}</td>'
+        f"<td>{units.milliseconds(time.value)}</td><td>{units.percent(share)}</td>"
+        '<td style="text-align:left;min-width:10em"><div style="background:#4477aa;height:.7em;'
+        f'width:{max(0.0, min(100.0, share.value)):.1f}%"></div></td></tr>'
+        for name, kind, time, share in rows
+    )
+    label = report.latency.median.label
+    return (
+        f"<div><h4>{escape(report.model)} on {escape(report.target)}</h4>"
+        f"<p>{escape(report.environment.cpu)}, {escape(environment_line(report))}</p>"
+        f"<table>{summary}</table><table><thead><tr>"
+        '<th style="text-align:left">kernel</th><th style="text-align:left">kind</th>'
+        f"<th>ms ({label})</th><th>share ({label})</th><th></th></tr></thead>"
+        f"<tbody>{kernels}</tbody></table></div>"
+    )

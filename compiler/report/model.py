@@ -1,0 +1,408 @@
+"""What a latency report says, as frozen data with a versioned JSON schema.
+
+Every figure knows its unit and how it was come by: see `LABELS`. Nothing here measures or
+draws; `compiler.report.measure` fills a `Report`, and `text` and `html` show it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compiler.errors import BundleError, FileError
+
+from .codec import DecodeError, decode, encode
+
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderResult
+
+SCHEMA = "tilewright.report"
+SCHEMA_VERSION = 1
+
+#: How a figure was come by. A figure computed from others carries the weakest of their labels.
+LABELS = ("measured", "emulated", "simulated", "estimated")
+
+#: The kernels' times and the end-to-end time should agree this well; a larger gap is pointed out.
+GAP_TOLERANCE = 0.05
+
+
+class ReportError(BundleError):
+    """A report's document is damaged, foreign, or newer than this release."""
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A number with its unit and how it was come by.
+
+    Attributes:
+        value: The number; NaN and infinities are allowed (an error of a broken net).
+        unit: ``ms``, ``B``, ``FLOP``, ``GFLOPS``, ``%``, ``calls`` or ``""`` for a plain number.
+        label: One of `LABELS`.
+    """
+
+    value: float
+    unit: str
+    label: str
+
+    def __post_init__(self) -> None:
+        if self.label not in LABELS:
+            raise ValueError(f"label must be one of {', '.join(LABELS)}, not {self.label!r}")
+
+    @classmethod
+    def measured(cls, value: float, unit: str) -> Figure:
+        """A figure that was measured on the device itself."""
+        return cls(float(value), unit, "measured")
+
+    @classmethod
+    def estimated(cls, value: float, unit: str) -> Figure:
+        """A figure computed from shapes, the memory plan or the target's data sheet."""
+        return cls(float(value), unit, "estimated")
+
+    def __str__(self) -> str:
+        return f"{self.value:g} {self.unit}".rstrip()
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """Where and with what the figures were taken.
+
+    Attributes:
+        cpu: The processor's own name.
+        system: Operating system, kernel and machine.
+        threads: Threads that the compiled code ran on.
+        pinned_core: Core that the process was pinned to, None if it was not.
+        load_1min: The system's load average when the measurement began; a high one means
+            that other programs disturbed it. None where the system has no such figure.
+        date: UTC, ISO 8601.
+        versions: Version of each program and package that matters.
+    """
+
+    cpu: str
+    system: str
+    threads: int
+    pinned_core: int | None
+    load_1min: Figure | None
+    date: str
+    versions: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """Time of one whole inference, after warm-up, in milliseconds."""
+
+    p10: Figure
+    median: Figure
+    p90: Figure
+    runs: int
+    warmup: int
+
+
+@dataclass(frozen=True, slots=True)
+class KernelRow:
+    """One kernel's part of an inference: all its calls together.
+
+    Attributes:
+        name: Symbol in the shared object.
+        kind: Kind of operator, as in `compiler.stages.KernelInfo`.
+        operators: Operators of the model fused into it.
+        rule: Schedule rule that served it.
+        fallback: Whether only the generic fallback fitted.
+        why: Why it met only the fallback, or a remark.
+        sources: Module paths of the model it came from.
+        dtype: Dtype of its arithmetic.
+        calls: Calls in one inference.
+        time: Median time of one inference spent in it, ms.
+        share: Of the end-to-end median, %.
+        flops: Arithmetic operations in one inference (a multiply-add is two); None, like
+            `bytes_moved`, for a function that the compiler knows nothing of.
+        bytes_moved: Bytes of inputs, weights and outputs in one inference, each once a call.
+        gflops: `flops` over `time`; estimated, since the operations were counted from shapes.
+        roofline: Least time that the target's peaks allow, over `time`, %. None where the
+            target gives no peak for the dtype. Above 100 % means the data came from caches.
+        bound: ``compute`` or ``memory``, whichever limits it on this target; "" if unknown.
+    """
+
+    name: str
+    kind: str
+    operators: tuple[str, ...]
+    rule: str
+    fallback: bool
+    why: str
+    sources: tuple[str, ...]
+    dtype: str
+    calls: Figure
+    time: Figure
+    share: Figure
+    flops: Figure | None
+    bytes_moved: Figure | None
+    gflops: Figure | None
+    roofline: Figure | None
+    bound: str
+
+
+@dataclass(frozen=True, slots=True)
+class KindRow:
+    """Time spent in one kind of operator."""
+
+    kind: str
+    calls: Figure
+    time: Figure
+    share: Figure
+
+
+@dataclass(frozen=True, slots=True)
+class Roof:
+    """The target's ceilings, for as many cores as the model ran on.
+
+    Attributes:
+        gflops: Peak arithmetic rate for each dtype that the kernels use.
+        bandwidth: Peak bandwidth of main memory, GB/s.
+    """
+
+    gflops: Mapping[str, Figure]
+    bandwidth: Figure
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryStep:
+    """Activation bytes alive while one kernel call runs."""
+
+    kernel: str
+    live: Figure
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Memory of one inference and of the process.
+
+    Attributes:
+        planned_peak: Peak of the compiler's static plan for activations; None if shapes are
+            dynamic and nothing was planned.
+        allocated: Activation storage that the virtual machine really asked for, in all.
+        live_peak: Largest sum of the buffers alive at once, from sizes and last uses.
+        process_rss: Resident memory of the measuring process, with Python and TVM in it.
+        schedule: Live bytes over the calls of one inference, in order.
+    """
+
+    planned_peak: Figure | None
+    allocated: Figure | None
+    live_peak: Figure | None
+    process_rss: Figure
+    schedule: tuple[MemoryStep, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """How far the compiled model's outputs are from a reference's on the same inputs.
+
+    Attributes:
+        max_abs: Largest absolute difference over all outputs.
+        max_rel: Largest difference of an output over that output's largest magnitude.
+        reference: What it was compared with.
+    """
+
+    max_abs: Figure
+    max_rel: Figure
+    reference: str
+
+
+@dataclass(frozen=True, slots=True)
+class CompileStep:
+    """One stage or pass of the compilation."""
+
+    stage: str
+    name: str
+    time: Figure
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The latency report of one compiled model on one machine.
+
+    Attributes:
+        model: Name of the model.
+        target: Name of the target it was compiled for.
+        target_title: The target in words.
+        inputs: One line for each input: name, dtype, shape.
+        outputs: The same for the outputs.
+        environment: Machine, versions and date.
+        latency: End-to-end time.
+        kernels: Every kernel, most time first.
+        gap: Median end-to-end time outside all kernels: the virtual machine, allocation and
+            measurement noise. Kernels and gap add up to the median exactly. Negative if the
+            kernels took longer one by one than in a whole run.
+        gap_share: `gap` as a share of the median, %.
+        kinds: Time by kind of operator, most first.
+        fallback_share: Share of the median spent in kernels that met only the fallback, %.
+        roof: The target's ceilings.
+        memory: Activations and process.
+        sizes: Artefacts' sizes in bytes: ``parameters``, ``library``, ``bundle`` …
+        accuracy: Against PyTorch, None if it was not compared.
+        compile_steps: What the compiler did and how long it took.
+        notes: Remarks on the measurement, in sentences.
+    """
+
+    model: str
+    target: str
+    target_title: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    environment: Environment
+    latency: Latency
+    kernels: tuple[KernelRow, ...]
+    gap: Figure
+    gap_share: Figure
+    kinds: tuple[KindRow, ...]
+    fallback_share: Figure
+    roof: Roof
+    memory: Memory
+    sizes: Mapping[str, Figure]
+    accuracy: Accuracy | None
+    compile_steps: tuple[CompileStep, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def fallbacks(self) -> tuple[KernelRow, ...]:
+        """Kernels that met only the generic fallback, most time first."""
+        return tuple(k for k in self.kernels if k.fallback)
+
+    @property
+    def adds_up(self) -> bool:
+        """Whether the kernels' times add up to the end-to-end median within 5 %."""
+        return abs(self.gap.value) <= GAP_TOLERANCE * self.latency.median.value
+
+    @property
+    def kernel_time(self) -> Figure:
+        """Sum of the kernels' times, ms."""
+        total = sum(k.time.value for k in self.kernels)
+        return Figure(total, "ms", self.latency.median.label)
+
+    @property
+    def compile_time(self) -> Figure:
+        """Sum of the compile steps, ms."""
+        return Figure.measured(sum(s.time.value for s in self.compile_steps), "ms")
+
+    @property
+    def total_flops(self) -> Figure:
+        """Arithmetic operations of one inference, of the kernels that they are known of."""
+        total = sum(k.flops.value for k in self.kernels if k.flops is not None)
+        return Figure.estimated(total, "FLOP")
+
+    @property
+    def gflops(self) -> Figure | None:
+        """Rate over the whole inference; None if nothing was counted."""
+        flops, milliseconds = self.total_flops.value, self.latency.median.value
+        if not flops or not milliseconds:
+            return None
+        return Figure.estimated(flops / milliseconds / 1e6, "GFLOPS")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain values, with the schema's name and version first."""
+        return {"schema": SCHEMA, "version": SCHEMA_VERSION, **encode(self)}
+
+    def to_json(self) -> str:
+        """The report as a JSON document; `from_json` reads it back."""
+        return json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str | bytes, *, where: str = "report") -> Report:
+        """Read what `to_json` wrote.
+
+        Args:
+            text: The document, UTF-8.
+            where: What to call it in an error.
+
+        Raises:
+            ReportError: It is no report, is damaged, or has a newer schema.
+        """
+        try:
+            data = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise ReportError(
+                f"not a JSON document ({error})", where=where, hint="write the report again"
+            ) from error
+        if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+            raise ReportError(
+                f'not a latency report: there is no "schema": "{SCHEMA}"',
+                where=where,
+                hint="give a file that `Report.to_json` or `tilewright report --json` wrote",
+            )
+        version = data.get("version")
+        if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+            raise ReportError(
+                f"the schema version is {version!r}, not a positive integer",
+                where=where,
+                hint="the file is damaged; write the report again",
+            )
+        if version > SCHEMA_VERSION:
+            raise ReportError(
+                f"schema version {version} is newer than {SCHEMA_VERSION}, the newest that "
+                "this release reads",
+                where=where,
+                hint="update tilewright",
+            )
+        body = {key: value for key, value in data.items() if key not in ("schema", "version")}
+        try:
+            return decode(cls, body)
+        except DecodeError as error:
+            raise ReportError(
+                f"the report is damaged at {error}", where=where, hint="write the report again"
+            ) from error
+
+    @classmethod
+    def read(cls, path: str | Path) -> Report:
+        """Read a report from a JSON file.
+
+        Raises:
+            FileError: The file cannot be read.
+            ReportError: As `from_json`.
+        """
+        try:
+            text = Path(path).read_bytes()
+        except OSError as error:
+            raise FileError(
+                f"cannot read the report ({error.strerror})",
+                where=str(path),
+                hint="check that the file exists and may be read",
+            ) from error
+        return cls.from_json(text, where=str(path))
+
+    def to_text(self, *, width: int = 100, top: int = 20) -> str:
+        """The report for a terminal, without colour.
+
+        Args:
+            width: Columns.
+            top: Kernels shown one by one; the rest becomes one row.
+        """
+        from .text import to_text
+
+        return to_text(self, width=width, top=top)
+
+    def to_html(self, path: str | Path) -> Path:
+        """Write the report as one self-contained HTML page and return its path.
+
+        Raises:
+            FileError: It cannot be written.
+        """
+        from .html import write_html
+
+        return write_html(self, Path(path))
+
+    def __str__(self) -> str:
+        return self.to_text()
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Let `rich.print(report)` show the report in colour at the terminal's width."""
+        from .text import renderables
+
+        yield from renderables(self)
+
+    def _repr_html_(self) -> str:
+        """What Jupyter shows: tables and bars, without scripts."""
+        from .html import notebook_html
+
+        return notebook_html(self)

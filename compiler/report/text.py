@@ -1,0 +1,286 @@
+"""The report on a terminal, with rich; readable without colour and at 100 columns."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from . import units
+from .model import Figure, KernelRow, Report
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+
+_TOP = 20
+_SHORT = {"measured": "meas.", "emulated": "emul.", "simulated": "sim.", "estimated": "est."}
+
+
+def to_text(report: Report, *, width: int = 100, top: int = _TOP) -> str:
+    """The report as plain text, no line longer than `width`."""
+    from rich.console import Console
+
+    buffer = io.StringIO()
+    console = Console(
+        file=buffer, width=width, color_system=None, force_terminal=False, legacy_windows=False
+    )
+    for part in renderables(report, top=top):
+        console.print(part)
+    return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
+
+
+def renderables(report: Report, *, top: int = _TOP) -> Iterator[RenderableType]:
+    """The report's parts in order, for a rich console.
+
+    Args:
+        report: What to show.
+        top: Kernels shown one by one.
+    """
+    from rich.text import Text
+
+    yield Text(f"Latency report: {report.model} on {report.target}", style="bold")
+    yield _environment(report)
+    yield _summary(report)
+    yield _kernels(report, top)
+    if not report.adds_up:
+        yield Text(
+            f"The kernels do not add up to the whole within 5 %: {units.percent(report.gap_share)} "
+            "of the median lies between them (row “VM and gaps”).",
+            style="yellow",
+        )
+    if any(row.fallback for row in report.kernels):
+        yield _fallbacks(report)
+    yield _kinds(report)
+    if report.compile_steps:
+        yield _compile_steps(report)
+    for note in report.notes:
+        yield Text(note, style="dim")
+
+
+def _grid() -> Table:
+    from rich.table import Table
+
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    return grid
+
+
+def _table(title: str) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    return Table(
+        title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0), collapse_padding=True, pad_edge=False,
+    )  # fmt: skip
+
+
+def _plain(text: str) -> RenderableType:
+    """Text that may hold square brackets, which rich would take for markup."""
+    from rich.text import Text
+
+    return Text(text)
+
+
+def environment_line(report: Report) -> str:
+    """Threads, core and load in one line."""
+    here = report.environment
+    parts = [f"{here.threads} thread" + ("s" if here.threads != 1 else "")]
+    parts.append("not pinned" if here.pinned_core is None else f"pinned to core {here.pinned_core}")
+    if here.load_1min is not None:
+        parts.append(f"load {here.load_1min.value:.2f} ({here.load_1min.label})")
+    return ", ".join(parts)
+
+
+def _environment(report: Report) -> Table:
+    here = report.environment
+    grid = _grid()
+    grid.add_row("target", _plain(report.target_title))
+    grid.add_row("measured on", _plain(f"{here.cpu}; {environment_line(report)}"))
+    grid.add_row("system", _plain(f"{here.system}; {here.date}"))
+    grid.add_row("versions", _plain(", ".join(f"{k} {v}" for k, v in here.versions.items())))
+    for what, specs in (("inputs", report.inputs), ("outputs", report.outputs)):
+        if specs:
+            grid.add_row(what, _plain("; ".join(specs)))
+    return grid
+
+
+def summary_rows(report: Report) -> list[tuple[str, str, str]]:
+    """Name, value and label of each figure of the summary; text and HTML share them."""
+    latency, memory = report.latency, report.memory
+    spread = f"{units.milliseconds(latency.p10.value)} … {units.milliseconds(latency.p90.value)} ms"
+    label = latency.median.label
+    rows = [
+        ("latency, median", f"{units.milliseconds(latency.median.value)} ms", label),
+        ("latency, p10 … p90", f"{spread} ({latency.runs} warm runs)", label),
+    ]
+    if (rate := report.gflops) is not None:
+        flops = units.scaled(report.total_flops.value, "FLOP")
+        rows.append(("arithmetic", f"{flops}, {rate.value:.1f} GFLOPS", rate.label))
+    rows.append(
+        ("in fallback kernels", units.percent(report.fallback_share), report.fallback_share.label)
+    )
+    for what, figure in (
+        ("activations, planned peak", memory.planned_peak),
+        ("activations, live peak", memory.live_peak),
+        ("activations, storage allocated", memory.allocated),
+        ("process, resident", memory.process_rss),
+        *((f"size, {name}", figure) for name, figure in report.sizes.items()),
+    ):
+        if figure is not None:
+            rows.append((what, units.size(figure), figure.label))
+    if report.accuracy is not None:
+        a = report.accuracy
+        rows.append(
+            (
+                f"error against {a.reference}",
+                f"{units.error(a.max_abs.value)} absolute, {units.error(a.max_rel.value)} relative",
+                a.max_abs.label,
+            )
+        )
+    if report.compile_steps:
+        total = report.compile_time
+        rows.append(("compile time", f"{total.value / 1e3:.2f} s", total.label))
+    return rows
+
+
+def _summary(report: Report) -> Table:
+    table = _table("Summary")
+    table.add_column("figure")
+    table.add_column("value", overflow="fold")
+    table.add_column("label", style="dim")
+    for name, value, label in summary_rows(report):
+        table.add_row(_plain(name), _plain(value), label)
+    return table
+
+
+def _header(title: str, unit: str, figures: Sequence[Figure | None]) -> str:
+    """A column's title with its unit and the labels of the figures below it."""
+    labels = sorted({_SHORT[figure.label] for figure in figures if figure is not None})
+    return "\n".join([title, unit, "/".join(labels)])
+
+
+def _kernels(report: Report, top: int) -> Table:
+    rows = report.kernels
+    table = _table("Kernels, most time first (! met only the generic fallback)")
+    table.add_column("operators", overflow="fold")
+    table.add_column("kind", overflow="fold", max_width=16)
+    table.add_column("rule", overflow="fold", max_width=12)
+    for title, unit, figures in (
+        ("calls", "", [r.calls for r in rows]),
+        ("time", "ms", [r.time for r in rows]),
+        ("share", "", [r.share for r in rows]),
+        ("MFLOP", "", [r.flops for r in rows]),
+        ("MiB", "", [r.bytes_moved for r in rows]),
+        ("GFLOP/s", "", [r.gflops for r in rows]),
+        ("roof", "", [r.roofline for r in rows]),
+    ):
+        table.add_column(_header(title, unit, figures), justify="right", no_wrap=True)
+    for row in rows[:top]:
+        table.add_row(
+            _plain(("! " if row.fallback else "") + units.operators(row)),
+            _plain(row.kind),
+            _plain(row.rule),
+            *_cells(row),
+            style="yellow" if row.fallback else None,
+        )
+    if rest := rows[top:]:
+        table.add_row(
+            f"… {len(rest)} more", "", "", *_sums(rest, report.latency.median.value), style="dim"
+        )
+    blank = [""] * 4
+    table.add_section()
+    table.add_row(
+        "VM and gaps", "", "", "", units.milliseconds(report.gap.value),
+        units.percent(report.gap_share), *blank,
+    )  # fmt: skip
+    table.add_row(
+        "end to end, median", "", "", f"{sum(r.calls.value for r in rows):.0f}",
+        units.milliseconds(report.latency.median.value), "100 %",
+        units.count(report.total_flops, 1e6, 1), "", units.number(report.gflops), "",
+        style="bold",
+    )  # fmt: skip
+    return table
+
+
+def _cells(row: KernelRow) -> tuple[str, ...]:
+    return (
+        f"{row.calls.value:.0f}",
+        units.milliseconds(row.time.value),
+        units.percent(row.share),
+        units.count(row.flops, 1e6, 1),
+        units.count(row.bytes_moved, 2**20, 2),
+        units.number(row.gflops),
+        units.percent(row.roofline),
+    )
+
+
+def _sums(rows: Sequence[KernelRow], whole: float) -> tuple[str, ...]:
+    time = sum(r.time.value for r in rows)
+    return (
+        f"{sum(r.calls.value for r in rows):.0f}",
+        units.milliseconds(time),
+        units.percent(Figure.measured(100 * time / whole if whole else 0.0, "%")),
+        f"{units.total(r.flops for r in rows) / 1e6:,.1f}",
+        f"{units.total(r.bytes_moved for r in rows) / 2**20:,.2f}",
+        "",
+        "",
+    )
+
+
+def _fallbacks(report: Report) -> Table:
+    share = report.fallback_share
+    table = _table(f"Met only the generic fallback: {units.percent(share)} of time ({share.label})")
+    table.add_column("operators", overflow="fold")
+    table.add_column(f"time, ms ({report.latency.median.label})", justify="right")
+    table.add_column("share", justify="right")
+    table.add_column("why", overflow="fold")
+    for row in report.fallbacks:
+        table.add_row(
+            _plain(units.operators(row)), units.milliseconds(row.time.value),
+            units.percent(row.share), _plain(row.why or units.MISSING),
+        )  # fmt: skip
+    return table
+
+
+def _kinds(report: Report) -> Table:
+    label = report.latency.median.label
+    table = _table("Time by kind of operator")
+    table.add_column("kind")
+    table.add_column(f"calls\n({label})", justify="right")
+    table.add_column(f"time, ms\n({label})", justify="right")
+    table.add_column(f"share\n({label})", justify="right")
+    table.add_column("")
+    for kind in report.kinds:
+        table.add_row(
+            _plain(kind.kind), f"{kind.calls.value:.0f}", units.milliseconds(kind.time.value),
+            units.percent(kind.share), _bar(kind.share.value),
+        )  # fmt: skip
+    table.add_row(
+        "VM and gaps", "", units.milliseconds(report.gap.value), units.percent(report.gap_share),
+        _bar(report.gap_share.value),
+    )  # fmt: skip
+    return table
+
+
+def _bar(share: float, width: int = 40) -> str:
+    return "█" * max(0, min(width, round(share / 100 * width)))
+
+
+def _compile_steps(report: Report) -> Table:
+    label = report.compile_time.label
+    table = _table(f"Compile time: {report.compile_time.value / 1e3:.2f} s")
+    table.add_column("stage")
+    table.add_column("step")
+    table.add_column(f"time, ms ({label})", justify="right")
+    table.add_column("detail", overflow="fold")
+    for stage, steps in groupby(report.compile_steps, key=lambda step: step.stage):
+        for i, step in enumerate(steps):
+            table.add_row(
+                stage if i == 0 else "", _plain(step.name), units.milliseconds(step.time.value),
+                _plain(step.detail),
+            )  # fmt: skip
+    return table
