@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from types import MappingProxyType
 from typing import Any
 
@@ -16,6 +16,24 @@ DTYPE_BYTES: Mapping[str, int] = MappingProxyType(
 )  # fmt: skip
 
 
+def _frozen(value: Any) -> Any:
+    """`value` with every mapping read-only and every list a tuple, all the way down."""
+    if isinstance(value, Mapping):
+        return MappingProxyType({str(k): _frozen(v) for k, v in value.items()})
+    if isinstance(value, list | tuple):
+        return tuple(_frozen(v) for v in value)
+    return value
+
+
+def _plain(value: Any) -> Any:
+    """`value` made of dicts, lists and scalars only, as JSON and TVM take it."""
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return value
+
+
 @dataclass(frozen=True, slots=True)
 class CacheSpec:
     """One level of data cache.
@@ -24,7 +42,7 @@ class CacheSpec:
         level: 1, 2 or 3.
         size_bytes: Capacity of one instance.
         line_bytes: Bytes of a line.
-        ways: Associativity.
+        ways: Associativity; 0 where the maker does not publish it.
         shared_by_cores: How many cores share one instance.
     """
 
@@ -39,17 +57,21 @@ class CacheSpec:
 class TargetSpec:
     """A device, as far as compiling for it and judging its speed needs.
 
+    Mappings are made read-only and lists become tuples on construction, so a spec can be
+    shared, hashed, pickled and sent to a worker.
+
     Attributes:
         name: ``family/device``, for example ``x86/sapphirerapids``.
         family: One of `FAMILIES`.
         title: One line for people.
-        tvm: The TVM target as the dictionary that `tvm.target.Target` takes.
+        tvm: The TVM target as the dictionary that `tvm.target.Target` takes; see `tvm_dict`.
         features: ISA features that compiled code may use, LLVM's names (``avx512vnni``).
-        cores: Physical cores.
+        cores: Physical cores; streaming multiprocessors on a GPU.
         clock_hz: Sustained clock assumed for estimates, hertz.
         caches: Data caches, nearest first.
         memory_bytes: Main memory, bytes.
-        memory_bandwidth_bytes_per_s: Peak bandwidth of main memory, bytes per second.
+        memory_bandwidth_bytes_per_s: Peak bandwidth of main memory, bytes per second. On
+            ``x86/host`` what one core reached when it was measured.
         peak_ops_per_cycle: Arithmetic operations per cycle and core for each dtype; a
             multiply-add counts as two.
         vector_bits: Width of a vector register (0: none).
@@ -58,6 +80,8 @@ class TargetSpec:
         status: One line that says what works, or why it does not yet.
         sources: Where the facts were taken from.
         extra: Family-specific facts (VTA's configuration, CUDA's shared memory).
+        vector_datapath_bits: Width of the arithmetic units behind the registers, where it is
+            narrower than a register (Zen 4 runs AVX-512 in two halves); 0: as wide.
     """
 
     name: str
@@ -77,6 +101,46 @@ class TargetSpec:
     status: str
     sources: tuple[str, ...] = ()
     extra: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    vector_datapath_bits: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("tvm", "peak_ops_per_cycle", "extra", "sources", "caches"):
+            object.__setattr__(self, name, _frozen(getattr(self, name)))
+        object.__setattr__(self, "features", frozenset(self.features))
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.features, self.cores, self.clock_hz, self.caches))
+
+    def __reduce__(self) -> tuple[Callable[[dict[str, Any]], TargetSpec], tuple[dict[str, Any]]]:
+        # Read-only mappings do not pickle; the plain form does.
+        return _unpickle, (self.to_dict(),)
+
+    def tvm_dict(self) -> dict[str, Any]:
+        """A fresh plain dictionary for `tvm.target.Target`."""
+        result: dict[str, Any] = _plain(self.tvm)
+        return result
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as dicts, lists and scalars that JSON takes; `from_dict` reads it."""
+        result: dict[str, Any] = {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
+        result["features"] = sorted(self.features)
+        result["caches"] = [asdict(c) for c in self.caches]
+        return result
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any], *, where: str = "target") -> TargetSpec:
+        """A spec from what `to_dict` gave, checked as strictly as a target's own file.
+
+        Args:
+            data: The dictionary.
+            where: Named in error messages: the file it came from.
+
+        Raises:
+            TargetError: A key is missing or unknown, a value is of a wrong type or impossible.
+        """
+        from targets.parse import parse_target
+
+        return parse_target(data, where=where)
 
     def has(self, *features: str) -> bool:
         """Whether compiled code may use all of these ISA features."""
@@ -97,3 +161,7 @@ class TargetSpec:
             KeyError: The target gives no rate for `dtype`.
         """
         return self.peak_ops_per_cycle[dtype] * self.clock_hz * cores
+
+
+def _unpickle(data: dict[str, Any]) -> TargetSpec:
+    return TargetSpec.from_dict(data)
