@@ -8,17 +8,53 @@ fast paths.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+from typing import Any
+
+# TVM's thread pool pins the thread that first calls compiled code to the machine's first
+# cores, whatever affinity mask the process was started with, and never undoes it. TVM reads
+# this switch from the environment only.
+os.environ.setdefault("TVM_BIND_THREADS", "0")
+
 import tvm
+import tvm_ffi
 from tvm import IRModule, ir, relax, s_tir, target, te, tirx, topi
 from tvm.ir import transform as ir_transform
 from tvm.s_tir import Schedule
 
 TVM_VERSION: str = tvm.__version__
 
+
+def configure_thread_pool(threads: int) -> int:
+    """Let compiled code called from this thread use `threads` workers, itself included.
+
+    The pool belongs to the calling thread and is made on its first use, with as many workers
+    as the process may use CPUs; later it can shrink and grow again within that number.
+
+    Returns:
+        The workers that will really be used.
+    """
+    cpus = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    cpus = cpus or list(range(os.cpu_count() or 1))
+    share_all_cores = -3  # ThreadGroup::kSpecifyThreadShareAllCore
+    tvm_ffi.get_global_func("runtime.config_threadpool")(
+        share_all_cores, threads, [str(cpu) for cpu in cpus]
+    )
+    return int(tvm_ffi.get_global_func("runtime.NumThreads")())
+
+
+def convert_to_packed(function: Callable[..., Any]) -> Any:
+    """A Python function as one that TVM can call."""
+    return tvm_ffi.convert(function)
+
+
 __all__ = [
     "TVM_VERSION",
     "IRModule",
     "Schedule",
+    "configure_thread_pool",
+    "convert_to_packed",
     "ir",
     "ir_transform",
     "relax",
