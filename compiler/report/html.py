@@ -37,7 +37,8 @@ _TITLES = {
     ),
     "plot-compile": ("Compile time", "Each stage and its steps."),
 }
-_WIDE = ("plot-kernels", "plot-memory")
+#: Places that take the page's width, and two rows of its grid.
+_SHAPES = {"plot-kernels": " wide", "plot-memory": " wide", "plot-roofline": " tall"}
 
 
 def write_html(report: Report, path: Path) -> Path:
@@ -166,9 +167,8 @@ def _warning(report: Report) -> str:
 
 def _section(place: str) -> str:
     title, detail = _TITLES[place]
-    wide = " wide" if place in _WIDE else ""
     return (
-        f'<section class="card{wide}"><h2>{escape(title)}</h2>'
+        f'<section class="card{_SHAPES.get(place, "")}"><h2>{escape(title)}</h2>'
         f'<p class="detail">{escape(detail)}</p><div class="plot" id="{place}"></div></section>'
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -82,7 +83,9 @@ def top_kernels(report: Report) -> go.Figure:
             )
         )
     figure.update_yaxes(
-        categoryorder="array", categoryarray=[_bar_label(row, rank) for rank, row in rows][::-1]
+        showgrid=False,
+        categoryorder="array",
+        categoryarray=[_bar_label(row, rank) for rank, row in rows][::-1],
     )
     label = report.latency.median.label
     longest = max((row.time.value for _, row in rows), default=0.0)
@@ -139,7 +142,7 @@ def time_by_kind(report: Report) -> go.Figure:
             hoverinfo="skip",
         )
     )
-    figure.update_yaxes(categoryorder="array", categoryarray=names[::-1])
+    figure.update_yaxes(showgrid=False, categoryorder="array", categoryarray=names[::-1])
     low, high = min([0.0, *shares]), max([1.0, *shares])
     figure.update_xaxes(
         title=f"% of the end-to-end median ({report.gap_share.label})",
@@ -157,6 +160,24 @@ def _roofline_points(report: Report) -> list[tuple[float, float, KernelRow]]:
     ]
 
 
+def _log_axis(low: float, high: float) -> dict[str, Any]:
+    """A logarithmic axis from `low` to `high`, with ticks at 1, 2 and 5 if it is short."""
+    start, stop = math.log10(low), math.log10(high)
+    steps = (1, 2, 5) if stop - start < 3 else (1,)
+    ticks = [
+        step * 10.0**decade
+        for decade in range(math.floor(start), math.ceil(stop) + 1)
+        for step in steps
+        if low <= step * 10.0**decade <= high
+    ]
+    return {
+        "type": "log",
+        "range": [start, stop],
+        "tickvals": ticks,
+        "ticktext": [f"{tick:g}" for tick in ticks],
+    }
+
+
 def roofline(report: Report) -> go.Figure | None:
     """Rate against arithmetic intensity, log-log, under the target's ceilings."""
     import plotly.graph_objects as go
@@ -169,7 +190,7 @@ def roofline(report: Report) -> go.Figure | None:
     peaks = [peak.value for peak in report.roof.gflops.values()]
     low = min([*intensities, min(peaks) / bandwidth]) / 2
     high = max([*intensities, max(peaks) / bandwidth]) * 4
-    figure = _figure(430, showlegend=True, hovermode="closest")
+    figure = _figure(480, showlegend=True, hovermode="closest")
     for dtype, peak in report.roof.gflops.items():
         ridge = peak.value / bandwidth
         figure.add_trace(
@@ -201,8 +222,9 @@ def roofline(report: Report) -> go.Figure | None:
                 hoverinfo="text",
             )
         )
-    figure.update_xaxes(type="log", title="FLOP per byte (estimated)", dtick=1)
-    figure.update_yaxes(type="log", title="GFLOPS (estimated)", dtick=1)
+    rates = [y for _, y, _ in points] + peaks
+    figure.update_xaxes(title="FLOP per byte (estimated)", **_log_axis(low, high))
+    figure.update_yaxes(title="GFLOPS (estimated)", **_log_axis(min(rates) / 2, max(rates) * 2))
     figure.update_layout(
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
     )
@@ -244,7 +266,7 @@ def memory_over_schedule(report: Report) -> go.Figure | None:
             },
         )
     label = steps[0].live.label
-    figure.update_xaxes(title="kernel call, in order")
+    figure.update_xaxes(title="kernel call, in order", dtick=1 if len(steps) <= 20 else None)
     figure.update_yaxes(title=f"MiB alive ({label})", range=[0, top / mebi * 1.15])
     return figure
 
@@ -277,7 +299,7 @@ def compile_time(report: Report) -> go.Figure | None:
                 hoverinfo="text",
             )
         )
-    figure.update_yaxes(categoryorder="array", categoryarray=stages[::-1])
+    figure.update_yaxes(showgrid=False, categoryorder="array", categoryarray=stages[::-1])
     figure.update_xaxes(title=f"ms ({report.compile_time.label})")
     return figure
 
@@ -296,7 +318,7 @@ def all_plots(report: Report) -> Sequence[tuple[str, go.Figure]]:
         ("plot-kernels", top_kernels(report) if report.kernels else None),
         ("plot-kinds", time_by_kind(report)),
         ("plot-roofline", roofline(report)),
-        ("plot-memory", memory_over_schedule(report)),
         ("plot-compile", compile_time(report)),
+        ("plot-memory", memory_over_schedule(report)),
     ]
     return [(place, figure) for place, figure in plots if figure is not None]

@@ -73,8 +73,8 @@ def _table(title: str) -> Table:
     from rich.table import Table
 
     return Table(
-        title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0), collapse_padding=True, pad_edge=False,
+        title=f"\n{title}", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0), collapse_padding=True, pad_edge=False, show_edge=False,
     )  # fmt: skip
 
 
@@ -157,10 +157,10 @@ def _summary(report: Report) -> Table:
     return table
 
 
-def _header(title: str, unit: str, figures: Sequence[Figure | None]) -> str:
-    """A column's title with its unit and the labels of the figures below it."""
+def _header(title: str, figures: Sequence[Figure | None]) -> str:
+    """A column's title with the labels of the figures below it."""
     labels = sorted({_SHORT[figure.label] for figure in figures if figure is not None})
-    return "\n".join([title, unit, "/".join(labels)])
+    return "\n".join([title, "/".join(labels)])
 
 
 def _kernels(report: Report, top: int) -> Table:
@@ -169,16 +169,16 @@ def _kernels(report: Report, top: int) -> Table:
     table.add_column("operators", overflow="fold")
     table.add_column("kind", overflow="fold", max_width=16)
     table.add_column("rule", overflow="fold", max_width=12)
-    for title, unit, figures in (
-        ("calls", "", [r.calls for r in rows]),
-        ("time", "ms", [r.time for r in rows]),
-        ("share", "", [r.share for r in rows]),
-        ("MFLOP", "", [r.flops for r in rows]),
-        ("MiB", "", [r.bytes_moved for r in rows]),
-        ("GFLOP/s", "", [r.gflops for r in rows]),
-        ("roof", "", [r.roofline for r in rows]),
+    for title, figures in (
+        ("calls", [r.calls for r in rows]),
+        ("time, ms", [r.time for r in rows]),
+        ("share", [r.share for r in rows]),
+        ("MFLOP", [r.flops for r in rows]),
+        ("MiB", [r.bytes_moved for r in rows]),
+        ("GFLOPS", [r.gflops for r in rows]),
+        ("roof", [r.roofline for r in rows]),
     ):
-        table.add_column(_header(title, unit, figures), justify="right", no_wrap=True)
+        table.add_column(_header(title, figures), justify="right", no_wrap=True)
     for row in rows[:top]:
         table.add_row(
             _plain(("! " if row.fallback else "") + units.operators(row)),
@@ -192,6 +192,8 @@ def _kernels(report: Report, top: int) -> Table:
             f"… {len(rest)} more", "", "", *_sums(rest, report.latency.median.value), style="dim"
         )
     blank = [""] * 4
+    work = units.count(report.total_flops, 1e6, 1) if report.total_flops.value else ""
+    rate = units.number(report.gflops) if report.gflops is not None else ""
     table.add_section()
     table.add_row(
         "VM and gaps", "", "", "", units.milliseconds(report.gap.value),
@@ -200,7 +202,7 @@ def _kernels(report: Report, top: int) -> Table:
     table.add_row(
         "end to end, median", "", "", f"{sum(r.calls.value for r in rows):.0f}",
         units.milliseconds(report.latency.median.value), "100 %",
-        units.count(report.total_flops, 1e6, 1), "", units.number(report.gflops), "",
+        work, "", rate, "",
         style="bold",
     )  # fmt: skip
     return table
