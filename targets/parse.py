@@ -94,7 +94,7 @@ class _Table:
             value = float(match[1].replace("_", "")) * units[match[2]]
         elif isinstance(value, bool) or not isinstance(value, int | float):
             self.fail(key, f"must be a number in {base}, not {value!r}")
-        return self._in_range(key, value, low, high, f" {base}")
+        return self._in_range(key, float(value), low, high, f" {base}")
 
     def size(self, key: str, low: int, high: int) -> int:
         value = self.quantity(key, _BYTES, low, high)
@@ -191,7 +191,7 @@ def parse_target(data: Mapping[str, Any], *, where: str) -> TargetSpec:
     datapath = _optional(top, "vector_datapath_bits", 0, lambda k: top.integer(k, 0, vector_bits))
 
     # A device cannot promise more than its family's back end does.
-    available = facts.available and _optional(top, "available", True, top.boolean)
+    available = _optional(top, "available", True, top.boolean) and facts.available
     spec = TargetSpec(
         name=name,
         family=family,
