@@ -55,8 +55,8 @@ def renderables(report: Report, *, top: int = _TOP) -> Iterator[RenderableType]:
     yield _kinds(report)
     if report.compile_steps:
         yield _compile_steps(report)
-    for note in report.notes:
-        yield Text(note, style="dim")
+    if report.notes:
+        yield Text("\n" + "\n".join(report.notes), style="dim")
 
 
 def _grid() -> Table:

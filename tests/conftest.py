@@ -1,0 +1,36 @@
+"""What all tests share: golden files with an update flag."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--update-golden",
+        action="store_true",
+        help="write golden files anew from what the code gives now; then look at the difference",
+    )
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Callable[[str, Path], None]:
+    """Compares a text with a golden file: ``golden(text, path)``.
+
+    With ``--update-golden`` the file is written instead. A missing file fails, so that a
+    golden test cannot pass without one.
+    """
+    update = bool(request.config.getoption("--update-golden"))
+
+    def compare(text: str, path: Path) -> None:
+        if update:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        if not path.is_file():
+            pytest.fail(f"{path} is missing; run pytest --update-golden to write it")
+        assert text == path.read_text(encoding="utf-8"), f"differs from {path}"
+
+    return compare

@@ -1,0 +1,110 @@
+"""Fixed data that looks like a measured network, so that texts and sums can be compared."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+
+from compiler.report import Accuracy, Environment, Figure, Report
+from compiler.report.assemble import assemble
+from compiler.report.profile import Profile
+from compiler.stages import KernelInfo, StageRecord
+from targets.spec import CacheSpec, TargetSpec
+
+TARGET = TargetSpec(
+    name="x86/test-core",
+    family="x86",
+    title="A core made up for tests, AVX2, 2 GHz",
+    tvm=MappingProxyType({"kind": "llvm"}),
+    features=frozenset({"avx2"}),
+    cores=4,
+    clock_hz=2e9,
+    caches=(CacheSpec(1, 32768, 64, 8, 1),),
+    memory_bytes=2**33,
+    memory_bandwidth_bytes_per_s=20e9,
+    peak_ops_per_cycle=MappingProxyType({"float32": 32.0}),
+    vector_bits=256,
+    vector_registers=16,
+    available=True,
+    status="",
+)
+
+ENVIRONMENT = Environment(
+    cpu="Test Processor 9000",
+    system="Linux 6.1 x86_64",
+    threads=1,
+    pinned_core=3,
+    load_1min=Figure.measured(0.25, ""),
+    date="2026-11-22T10:00:00+00:00",
+    versions={"tilewright": "0.1.0", "python": "3.11.0", "apache-tvm": "0.27.0"},
+)
+
+KERNELS = (
+    KernelInfo(
+        "fused_conv2d_add_relu",
+        "conv2d",
+        ("conv2d", "add", "relu"),
+        "conv2d",
+        False,
+        3.2e7,
+        2e6,
+        1e6,
+        "float32",
+        ("features.0", "features.3"),
+    ),
+    KernelInfo("fused_dense", "dense", ("matmul",), "matmul", False, 4e6, 8e6, 4e3, "float32"),
+    KernelInfo(
+        "cumsum",
+        "other",
+        ("cumsum",),
+        "generic",
+        True,
+        0.0,
+        1e5,
+        1e5,
+        "int64",
+        why="no rule for a scan",
+    ),
+)
+
+PROFILE = Profile(
+    run_ms=(4.1, 4.0, 4.2, 3.9, 4.0),
+    call_names=("fused_conv2d_add_relu", "cumsum", "fused_conv2d_add_relu", "fused_dense"),
+    call_ms=(1.5, 0.25, 1.4, 0.75),
+    replays=5,
+    overhead_us=0.4,
+    allocated_bytes=3_145_728,
+    live_bytes=(1_048_576, 2_097_152, 3_145_728, 524_288),
+)
+
+STAGES = (
+    StageRecord("frontend", "torch.export", 812.5),
+    StageRecord("lower", "FuseOps", 93.25, "3 groups"),
+    StageRecord("lower", "Schedule", 1250.0, "2 rules, 1 fallback"),
+    StageRecord("build", "code generation", 2210.0),
+)
+
+
+def make_report(
+    *,
+    profile: Profile = PROFILE,
+    kernels: tuple[KernelInfo, ...] = KERNELS,
+    stages: tuple[StageRecord, ...] = STAGES,
+    name: str = "tiny-net",
+    planned: int = 3_000_000,
+) -> Report:
+    return assemble(
+        profile,
+        name=name,
+        target=TARGET,
+        environment=ENVIRONMENT,
+        kernels=kernels,
+        stages=stages,
+        planned_activation_bytes=planned,
+        process_rss=Figure.measured(300 * 2**20, "B"),
+        sizes={"parameters": 8_400_000, "library": 123_456},
+        accuracy=Accuracy(Figure.measured(3e-6, ""), Figure.measured(1.5e-7, ""), "PyTorch 2.13.0"),
+        warmup=3,
+        inputs=("x: float32[1, 3, 32, 32]",),
+        outputs=("y: float32[1, 10]",),
+        notes=("Times were made up.",),
+    )

@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from compiler.report.assemble import percentile
+from compiler.report.profile import Profile
+from compiler.stages import KernelInfo
+from tests.unit.report.fakes import KERNELS, PROFILE, TARGET, make_report
+
+TIMES = st.lists(st.floats(min_value=0, max_value=1e4), min_size=1, max_size=30)
+
+
+def test_kernels_and_gap_add_up_to_the_median() -> None:
+    report = make_report()
+    total = report.kernel_time.value + report.gap.value
+    assert total == pytest.approx(report.latency.median.value)
+    assert report.gap.value == pytest.approx(0.1)
+    assert report.gap_share.value == pytest.approx(2.5)
+    assert report.adds_up
+
+
+@given(runs=TIMES.filter(lambda times: sorted(times)[len(times) // 2] > 1e-3), calls=TIMES)
+def test_everything_always_adds_up(runs: list[float], calls: list[float]) -> None:
+    names = tuple(f"k{i % 3}" for i in range(len(calls)))
+    profile = Profile(tuple(runs), names, tuple(calls), 1, 0.0, 0, (0,) * len(calls))
+    report = make_report(profile=profile, kernels=())
+    shares = sum(row.share.value for row in report.kernels) + report.gap_share.value
+    assert shares == pytest.approx(100, rel=1e-6, abs=1e-6)
+    assert sum(r.time.value for r in report.kinds) == pytest.approx(sum(calls))
+    assert sum(r.calls.value for r in report.kernels) == len(calls)
+
+
+@pytest.mark.parametrize(("run", "adds_up"), [(3.9, True), (4.0, True), (4.2, False), (3.6, False)])
+def test_a_gap_above_five_percent_is_told(run: float, adds_up: bool) -> None:
+    report = make_report(profile=replace(PROFILE, run_ms=(run,)))
+    assert report.adds_up is adds_up
+    assert ("do not add up" in str(report)) is not adds_up
+    assert "VM and gaps" in str(report)
+
+
+def test_calls_of_one_kernel_become_one_row() -> None:
+    conv = make_report().kernels[0]
+    assert conv.name == "fused_conv2d_add_relu"
+    assert conv.calls.value == 2
+    assert conv.time.value == pytest.approx(2.9)
+    assert conv.flops is not None
+    assert conv.flops.value == pytest.approx(6.4e7)
+    assert conv.gflops is not None
+    assert conv.gflops.value == pytest.approx(6.4e7 / 2.9e-3 / 1e9)
+
+
+def test_roofline_takes_the_nearer_ceiling() -> None:
+    conv, dense, cumsum = make_report().kernels
+    # 64 GFLOPS and 20 GB/s: the convolution's 64 MFLOP take 1 ms, its 6 MB 0.3 ms.
+    assert conv.bound == "compute"
+    assert conv.roofline is not None
+    assert conv.roofline.value == pytest.approx(100 * 1.0 / 2.9)
+    assert dense.bound == "memory"
+    assert dense.roofline is not None
+    assert dense.roofline.value == pytest.approx(100 * (8.004e6 / 20e9) / 0.75e-3)
+    # No arithmetic: the bandwidth alone.
+    assert cumsum.bound == "memory"
+    assert cumsum.gflops is None
+    assert {conv.roofline.label, dense.roofline.label} == {"estimated"}
+
+
+def test_no_roofline_without_a_peak_for_the_dtype() -> None:
+    kernels = (replace(KERNELS[0], dtype="int8"), *KERNELS[1:])
+    conv = make_report(kernels=kernels).kernels[0]
+    assert conv.roofline is None
+    assert conv.bound == ""
+    assert "int8" not in make_report(kernels=kernels).roof.gflops
+
+
+def test_a_kernel_that_nobody_described_has_no_made_up_figures() -> None:
+    conv = make_report(kernels=KERNELS[1:]).kernels[0]
+    assert conv.rule == "unknown"
+    assert (conv.flops, conv.bytes_moved, conv.gflops, conv.roofline) == (None, None, None, None)
+    assert not conv.fallback
+
+
+def test_threads_raise_the_ceiling_up_to_the_targets_cores() -> None:
+    peak = make_report().roof.gflops["float32"]
+    assert peak.value == pytest.approx(64)
+    assert peak.label == "estimated"
+    assert TARGET.cores == 4
+
+
+def test_fallbacks_and_their_share() -> None:
+    report = make_report()
+    assert [row.name for row in report.fallbacks] == ["cumsum"]
+    assert report.fallback_share.value == pytest.approx(6.25)
+
+
+def test_kinds_most_time_first() -> None:
+    assert [row.kind for row in make_report().kinds] == ["conv2d", "dense", "other"]
+
+
+def test_memory() -> None:
+    memory = make_report().memory
+    assert memory.planned_peak is not None
+    assert memory.live_peak is not None
+    assert memory.planned_peak.label == "estimated"
+    assert memory.live_peak.value == 3_145_728
+    assert [step.kernel for step in memory.schedule] == list(PROFILE.call_names)
+
+
+def test_memory_that_was_neither_planned_nor_followed_is_left_out() -> None:
+    memory = make_report(profile=replace(PROFILE, live_bytes=(0,) * 4), planned=0).memory
+    assert memory.planned_peak is None
+    assert memory.live_peak is None
+    assert memory.schedule == ()
+
+
+def test_model_without_kernels() -> None:
+    profile = Profile((0.01, 0.02), (), (), 2, 0.0, 0, ())
+    report = make_report(profile=profile, kernels=(), stages=())
+    assert report.gap.value == pytest.approx(report.latency.median.value)
+    assert report.gflops is None
+    assert "VM and gaps" in str(report)
+
+
+@given(
+    st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=40), st.floats(min_value=0, max_value=100)
+)
+def test_percentile_is_numpys(values: list[float], percent: float) -> None:
+    assert percentile(values, percent) == pytest.approx(
+        float(np.percentile(values, percent)), rel=1e-9, abs=1e-6
+    )
+
+
+def test_percentile_of_nothing() -> None:
+    with pytest.raises(ValueError, match="no values"):
+        percentile([], 50)
+
+
+def test_infos_of_kernels_that_did_not_run_are_no_rows() -> None:
+    extra = KernelInfo("never", "dense", (), "matmul", False, 1.0, 1.0, 1.0, "float32")
+    names = [row.name for row in make_report(kernels=(*KERNELS, extra)).kernels]
+    assert "never" not in names

@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from compiler.errors import BundleError, FileError
+from compiler.report import LABELS, SCHEMA_VERSION, Figure, Report, ReportError
+from compiler.report.codec import decode, encode
+from compiler.stages import ReportLike
+from tests.unit.report.fakes import make_report
+
+FIGURES = st.builds(
+    Figure,
+    value=st.floats(allow_nan=False),
+    unit=st.text(max_size=8),
+    label=st.sampled_from(LABELS),
+)
+
+
+def every_figure(value: Any) -> list[Figure]:
+    if isinstance(value, Figure):
+        return [value]
+    if is_dataclass(value) and not isinstance(value, type):
+        return [f for field in fields(value) for f in every_figure(getattr(value, field.name))]
+    if isinstance(value, dict):
+        return [f for item in value.values() for f in every_figure(item)]
+    if isinstance(value, tuple | list):
+        return [f for item in value for f in every_figure(item)]
+    return []
+
+
+def changed(**edits: Any) -> str:
+    return json.dumps({**make_report().to_dict(), **edits})
+
+
+def test_is_what_a_bundle_needs() -> None:
+    assert isinstance(make_report(), ReportLike)
+
+
+def test_json_round_trip() -> None:
+    report = make_report()
+    again = Report.from_json(report.to_json())
+    assert again == report
+    assert again.to_json() == report.to_json()
+
+
+def test_json_begins_with_schema_and_version() -> None:
+    data = json.loads(make_report().to_json())
+    assert list(data)[:2] == ["schema", "version"]
+    assert data["schema"] == "tilewright.report"
+    assert data["version"] == SCHEMA_VERSION
+
+
+def test_every_figure_has_a_label_and_numbers_stand_in_figures_only() -> None:
+    report = make_report()
+    figures = every_figure(report)
+    assert len(figures) > 50
+    assert {f.label for f in figures} == {"measured", "estimated"}
+    # A float anywhere outside a Figure would be a number without a label.
+    stack: list[Any] = [report.to_dict()]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, dict):
+            if set(item) == {"value", "unit", "label"}:
+                continue
+            stack.extend(item.values())
+        elif isinstance(item, list):
+            stack.extend(item)
+        else:
+            assert not isinstance(item, float)
+
+
+def test_unknown_label_is_refused() -> None:
+    with pytest.raises(ValueError, match="measured, emulated, simulated, estimated"):
+        Figure(1.0, "ms", "guessed")
+
+
+@given(FIGURES)
+def test_figures_round_trip(figure: Figure) -> None:
+    text = json.dumps(encode(figure), allow_nan=False)
+    assert decode(Figure, json.loads(text)) == figure
+
+
+def test_nan_survives_json() -> None:
+    text = json.dumps(encode(Figure.measured(math.nan, "")), allow_nan=False)
+    assert math.isnan(decode(Figure, json.loads(text)).value)
+
+
+def test_newer_schema_says_to_update() -> None:
+    with pytest.raises(ReportError, match="newer") as caught:
+        Report.from_json(changed(version=SCHEMA_VERSION + 1), where="old.json")
+    assert "update tilewright" in str(caught.value)
+    assert str(caught.value).startswith("old.json:")
+    assert isinstance(caught.value, BundleError)
+
+
+@pytest.mark.parametrize("version", [0, -1, "1", None, True, 1.0])
+def test_impossible_schema_version(version: object) -> None:
+    with pytest.raises(ReportError, match="positive integer"):
+        Report.from_json(changed(version=version))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1, 2", "[" * 100_000, b"\xff\xfe\x00"])
+def test_not_json(text: str | bytes) -> None:
+    with pytest.raises(ReportError, match="not a JSON document"):
+        Report.from_json(text)
+
+
+@pytest.mark.parametrize("text", ["[]", "3", "{}", '{"schema": "something.else", "version": 1}'])
+def test_foreign_document(text: str) -> None:
+    with pytest.raises(ReportError, match="not a latency report"):
+        Report.from_json(text)
+
+
+@pytest.mark.parametrize(
+    ("edits", "at"),
+    [
+        ({"model": 3}, r"\$\.model: expected str, found int"),
+        ({"surprise": 1}, r"unknown field surprise"),
+        ({"kernels": {}}, r"\$\.kernels: expected list"),
+        ({"kernels": [{}]}, r"\$\.kernels\[0\]: missing field"),
+        ({"gap": {"value": "x", "unit": "", "label": "measured"}}, r"\$\.gap\.value"),
+        ({"gap": {"value": True, "unit": "", "label": "measured"}}, r"\$\.gap\.value"),
+        ({"gap": {"value": 1, "unit": "", "label": "guessed"}}, r"\$\.gap: label must be"),
+        ({"gap": None}, r"\$\.gap: expected"),
+    ],
+)
+def test_damaged_report_names_the_place(edits: dict[str, Any], at: str) -> None:
+    with pytest.raises(ReportError, match=at):
+        Report.from_json(changed(**edits))
+
+
+def test_read_missing_file(tmp_path: Any) -> None:
+    with pytest.raises(FileError, match="cannot read"):
+        Report.read(tmp_path / "none.json")
+
+
+def test_read_file(tmp_path: Any) -> None:
+    path = tmp_path / "report.json"
+    path.write_text(make_report().to_json(), encoding="utf-8")
+    assert Report.read(path) == make_report()
