@@ -44,6 +44,11 @@ def configure_thread_pool(threads: int) -> int:
     return int(tvm_ffi.get_global_func("runtime.NumThreads")())
 
 
+def llvm_version() -> str:
+    """Major version of the LLVM that generates the code."""
+    return str(target.codegen.llvm_version_major())
+
+
 def convert_to_packed(function: Callable[..., Any]) -> Any:
     """A Python function as one that TVM can call."""
     return tvm_ffi.convert(function)
@@ -57,6 +62,7 @@ __all__ = [
     "convert_to_packed",
     "ir",
     "ir_transform",
+    "llvm_version",
     "relax",
     "s_tir",
     "target",

@@ -131,9 +131,9 @@ def torch_to_numpy(tensor: Any) -> npt.NDArray[Any]:
 
 def tvm_to_torch(tensor: Any) -> Any:
     """A torch tensor over a TVM tensor's memory, which lives as long as the torch tensor."""
-    import torch
+    from torch.utils.dlpack import from_dlpack
 
-    return torch.from_dlpack(tensor)
+    return from_dlpack(tensor)
 
 
 def extent(tensor: Any) -> range:

@@ -1,0 +1,38 @@
+"""Tilewright: a trained PyTorch model in, a small fast module and an honest report out.
+
+    from compiler import compile, load
+
+    bundle = compile(model, target="x86", example_inputs=(x,))
+    bundle.save("net.tw")
+    y = load("net.tw")(x)
+
+Importing this package is cheap; TVM and torch are imported when they are first needed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from compiler._version import __version__
+
+if TYPE_CHECKING:
+    from compiler.api import compile, load  # noqa: A004 - the name users expect
+    from compiler.package import Bundle
+
+__all__ = ["Bundle", "__version__", "compile", "load"]
+
+_HOME = {"compile": "compiler.api", "load": "compiler.api", "Bundle": "compiler.package"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'compiler' has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
