@@ -1,0 +1,167 @@
+"""Views, padding, pixel shuffles: movement of data without arithmetic."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import fx
+
+from compiler.frontend.converters.base import (
+    Converter,
+    Unsupported,
+    arguments,
+    cast,
+    dtype_of,
+    shape_of,
+    static_shape_of,
+)
+from schedules.tvm_adapter import relax
+
+op = relax.op
+
+
+def _concatenate(node: fx.Node, importer: Any) -> Any:
+    """Tensors in their common dtype; empty one-dimensional ones are skipped, as by PyTorch."""
+    values = arguments(node, importer)
+    tensors = [x for x in values["tensors"] if shape_of(x) != [0]]
+    dtype = dtype_of(node)
+    parts = [cast(x, dtype, importer) for x in tensors]
+    if len(parts) == 1:
+        return parts[0]
+    return importer.block_builder.emit(op.concat(parts, axis=int(values["dim"])))
+
+
+def _pad_by(mode: str) -> Converter:
+    def convert(node: fx.Node, importer: Any) -> Any:
+        values = arguments(node, importer)
+        x, padding = values["self"], [int(p) for p in values["padding"]]
+        widths = [0] * (2 * len(shape_of(x)))
+        for index in range(len(padding) // 2):
+            # PyTorch starts at the last axis.
+            position = len(widths) - 2 * (index + 1)
+            widths[position : position + 2] = padding[2 * index : 2 * index + 2]
+        return importer.block_builder.emit(op.nn.pad(x, widths, mode))
+
+    return convert
+
+
+def _constant_pad(node: fx.Node, importer: Any) -> Any:
+    """Constant padding; negative widths, which PyTorch allows, cut the tensor."""
+    values = arguments(node, importer)
+    x, padding, value = values["self"], list(values["pad"]), values["value"]
+    rank, emit = len(shape_of(x)), importer.block_builder.emit
+    widths: list[Any] = [0] * (2 * rank)
+    for index in range(len(padding) // 2):
+        position = 2 * (rank - 1 - index)
+        widths[position : position + 2] = padding[2 * index : 2 * index + 2]
+    cuts = [w < 0 if isinstance(w, int) else False for w in widths]
+    if any(cuts):
+        dims = static_shape_of(x, "cropping by negative padding")
+        axes = [axis for axis in range(rank) if any(cuts[2 * axis : 2 * axis + 2])]
+        begin = [max(-widths[2 * axis], 0) for axis in axes]
+        end = [dims[axis] - max(-widths[2 * axis + 1], 0) for axis in axes]
+        x = emit(op.strided_slice(x, axes, begin, end))
+        widths = [max(width, 0) for width in widths]
+    if not any(isinstance(w, int) and w == 0 for w in widths) or any(widths):
+        x = emit(op.nn.pad(x, widths, "constant", 0.0 if value is None else value))
+    return x
+
+
+def _pixel_unshuffle(node: fx.Node, importer: Any) -> Any:
+    values = arguments(node, importer)
+    x, factor = values["self"], int(values["downscale_factor"])
+    dims = static_shape_of(x, "pixel unshuffling")
+    lead, (channels, height, width) = dims[:-3], dims[-3:]
+    count = len(lead)
+    split = [*lead, channels, height // factor, factor, width // factor, factor]
+    order = [*range(count), *(count + axis for axis in (0, 2, 4, 1, 3))]
+    emit = importer.block_builder.emit
+    moved = emit(op.permute_dims(emit(op.reshape(x, split)), order))
+    shape = [*lead, channels * factor * factor, height // factor, width // factor]
+    return emit(op.reshape(moved, shape))
+
+
+def _unfold(node: fx.Node, importer: Any) -> Any:
+    """``Tensor.unfold``: sliding windows along one axis, put behind the last axis."""
+    values = arguments(node, importer)
+    x, dims = values["self"], static_shape_of(values["self"], "unfolding")
+    axis, size, step = int(values["dimension"]), int(values["size"]), int(values["step"])
+    axis %= len(dims)
+    emit = importer.block_builder.emit
+    count = (dims[axis] - size) // step + 1
+    if size == step:
+        part = (
+            emit(op.strided_slice(x, [axis], [0], [count * size]))
+            if (count * size != dims[axis])
+            else x
+        )
+        split = emit(op.reshape(part, [*dims[:axis], count, size, *dims[axis + 1 :]]))
+    else:
+        import numpy as np
+
+        places = np.arange(count)[:, None] * step + np.arange(size)[None, :]
+        split = emit(op.take(x, relax.const(places.astype("int64")), axis=axis, mode="clip"))
+    rank = len(dims) + 1
+    order = [d for d in range(rank) if d != axis + 1] + [axis + 1]
+    return split if order == list(range(rank)) else emit(op.permute_dims(split, order))
+
+
+def _expand(node: fx.Node, importer: Any) -> Any:
+    """Broadcast; nothing is done where the shape stays."""
+    values = arguments(node, importer)
+    x, size = values["self"], list(values["size"])
+    dims = shape_of(x)
+    offset = len(size) - len(dims)
+    target = [
+        dims[index - offset] if isinstance(extent, int) and extent == -1 else extent
+        for index, extent in enumerate(size)
+    ]
+    if offset == 0 and all(
+        isinstance(a, int) and isinstance(b, int) and a == b
+        for a, b in zip(target, dims, strict=True)
+    ):
+        return x
+    return importer.block_builder.emit(op.broadcast_to(x, target))
+
+
+def _transposed(node: fx.Node, importer: Any) -> Any:
+    x = importer.env[node.args[0]]
+    rank = len(shape_of(x))
+    if node.target.__name__.startswith("t."):  # type: ignore[union-attr]
+        order = list(range(rank))[::-1]
+    else:
+        order = list(range(rank))
+        first, second = (int(a) % rank for a in node.args[1:3])  # type: ignore[arg-type]
+        order[first], order[second] = order[second], order[first]
+    return importer.block_builder.emit(op.permute_dims(x, order))
+
+
+def _unbind(node: fx.Node, importer: Any) -> Any:
+    values = arguments(node, importer)
+    x, axis = values["self"], int(values["dim"])
+    dims, emit = shape_of(x), importer.block_builder.emit
+    axis %= len(dims)
+    if not isinstance(dims[axis], int):
+        raise Unsupported("unbind over a dynamic axis")
+    if dims[axis] == 1:
+        return emit(relax.Tuple([emit(op.squeeze(x, [axis]))]))
+    parts = emit(op.split(x, dims[axis], axis))
+    return emit(relax.Tuple([emit(op.squeeze(parts[i], [axis])) for i in range(dims[axis])]))
+
+
+CONVERTERS: dict[str, Converter] = {
+    "cat.default": _concatenate,
+    "constant_pad_nd.default": _constant_pad,
+    "reflection_pad1d.default": _pad_by("reflect"),
+    "reflection_pad2d.default": _pad_by("reflect"),
+    "replication_pad1d.default": _pad_by("edge"),
+    "replication_pad2d.default": _pad_by("edge"),
+    "pixel_unshuffle.default": _pixel_unshuffle,
+    "unfold.default": _unfold,
+    "expand.default": _expand,
+    "transpose.int": _transposed,
+    "t.default": _transposed,
+    "unbind.int": _unbind,
+}
+
+__all__ = ["CONVERTERS"]
