@@ -1,0 +1,94 @@
+# Every target sets up what it needs: a virtual environment in .venv with Tilewright and its
+# tools. Only python3 (3.10 or later) with venv, and a C++ compiler to link with, must be there.
+#
+#   make demo      compile a trained network, classify labelled images, write the latency report
+#   make test      the fast tests and those that build machine code
+#   make test-all  also the slow tests and the model zoo's
+#   make lint      ruff, mypy --strict, import-linter, file checks
+#   make ci        what CI runs: tests with coverage, lint, the wheel in a fresh environment
+#   make bench     latency beside other runtimes, written to docs/benchmarks/
+#   make zoo       the table of networks that import, compile and agree with PyTorch
+#   make clean     remove what was generated; `make distclean` also removes .venv
+#
+# Settings: PYTHON=python3.12, VENV=folder, PIP_ARGS="--index-url …", PYTEST_ARGS="-k name",
+# ARGS="…" for the demo, bench and zoo tools.
+
+PYTHON ?= python3
+VENV ?= .venv
+PIP_ARGS ?=
+PYTEST_ARGS ?=
+ARGS ?=
+
+BIN := $(VENV)/bin
+RUN := $(BIN)/python
+STAMP := $(VENV)/.installed
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-all lint format ci bench zoo clean distclean linker
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+# The stamp is newer than pyproject.toml when everything that it names is installed.
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	  echo "error: $(PYTHON) is missing or older than Python 3.10; try make PYTHON=python3.12" >&2; \
+	  exit 1; }
+	@test -x $(RUN) || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	  echo "error: $(PYTHON) cannot make a virtual environment; on Debian and Ubuntu: apt-get install python3-venv" >&2; \
+	  exit 1; }
+	@echo "installing Tilewright and its tools into $(VENV) (once; minutes)"
+	@$(RUN) -m pip install --quiet $(PIP_ARGS) -e '.[dev]'
+	@touch $@
+
+# Extras of pyproject.toml that one tool needs: .venv/.installed-zoo and the like.
+$(STAMP)-%: $(STAMP)
+	@echo "installing the extra '$*' into $(VENV)"
+	@$(RUN) -m pip install --quiet $(PIP_ARGS) -e '.[dev,$*]'
+	@touch $@
+
+setup: $(STAMP) linker
+
+# Compiled modules are linked by the system's compiler driver.
+linker:
+	@for cc in g++ c++ clang++ gcc cc clang; do command -v $$cc >/dev/null && exit 0; done; \
+	  echo "error: no C or C++ compiler to link compiled modules with; on Debian and Ubuntu: apt-get install g++" >&2; \
+	  exit 1
+
+demo: setup
+	$(RUN) -m tools.demo $(ARGS)
+
+test: setup
+	$(BIN)/pytest -m "not slow and not zoo" $(PYTEST_ARGS)
+
+test-all: setup $(STAMP)-zoo
+	$(BIN)/pytest $(PYTEST_ARGS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(RUN) -m tools.ci.check_files
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+ci:
+	.ci/run
+
+bench: setup
+	$(RUN) -m tools.bench $(ARGS)
+
+zoo: setup
+	$(RUN) -m tools.zoo $(ARGS)
+
+clean:
+	rm -rf build dist out htmlcov .coverage .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis *.egg-info
+	find compiler schedules targets tools tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf $(VENV) .venvs
