@@ -63,4 +63,20 @@ def operator_name(node: fx.Node) -> str:
     )
 
 
-__all__ = ["Origin", "module_path", "operator_name", "origin_of"]
+def binding_name(node: fx.Node) -> str:
+    """Name of the Relax bindings of `node`: ``module.path:operator``.
+
+    Passes of TVM's keep the names of bindings, so that `module_of` finds the module path of
+    what was fused into a kernel.
+    """
+    parts = operator_name(node).split(".")
+    return f"{module_path(node)}:{parts[1] if len(parts) > 1 else parts[0]}"
+
+
+def module_of(name: str) -> str | None:
+    """The module path in a binding's name, None if the binding was made by a pass."""
+    path, colon, _ = name.partition(":")
+    return path if colon else None
+
+
+__all__ = ["Origin", "binding_name", "module_of", "module_path", "operator_name", "origin_of"]

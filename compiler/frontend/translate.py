@@ -24,7 +24,7 @@ from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 from compiler.errors import ModelError, UnsupportedOperatorError
 from compiler.frontend.converters import CONVERTERS
 from compiler.frontend.dtypes import dtype_name, to_numpy
-from compiler.frontend.provenance import Origin, operator_name, origin_of
+from compiler.frontend.provenance import Origin, binding_name, operator_name, origin_of
 from compiler.frontend.symbols import SymbolTable
 from compiler.stages import TensorSpec
 from schedules.tvm_adapter import ir, relax, tirx
@@ -58,12 +58,27 @@ def _importer_class() -> type[Any]:
     """TVM's importer, with names of variables that say which module they came from."""
     from tvm.relax.frontend.torch.exported_program_translator import ExportedProgramImporter
 
+    class NamingBuilder(relax.BlockBuilder):
+        """Names every binding ``module.path:operator``, the cheapest provenance there is."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.label = ""
+
+        def emit(self, expr: Any, name_hint: str = "") -> Any:
+            return super().emit(expr, name_hint or self.label)
+
     class Importer(ExportedProgramImporter):
         """Only what translation of single operators needs; `translate` drives it."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.block_builder = NamingBuilder()
 
         def convert(self, node: fx.Node) -> Any:
             """Translate one operator with our converter, or with TVM's."""
             name = node.target.__name__  # type: ignore[union-attr]
+            self.block_builder.label = binding_name(node)
             ours = CONVERTERS.get(name)
             return ours(node, self) if ours is not None else self.convert_map[name](node)
 
@@ -93,8 +108,7 @@ def translate(
     """
     symbols = SymbolTable(symbol_names)
     importer = _importer_class()()
-    builder = relax.BlockBuilder()
-    importer.block_builder = builder
+    builder = importer.block_builder
     notes: list[str] = []
     inputs, parameters, variables = _interface(program, symbols, importer)
     _check_effects(program, notes)
