@@ -170,8 +170,9 @@ def _check_names(names: tuple[str, ...], members: Mapping[str, Member], where: s
             raise BundleError(f"member {name!r} is missing", where=where, hint=_DAMAGED)
     for name in members:
         if name not in allowed:
-            raise BundleError(f"the manifest declares an unknown member {name!r}", where=where,
-                              hint=_DAMAGED)  # fmt: skip
+            raise BundleError(
+                f"the manifest declares an unknown member {name!r}", where=where, hint=_DAMAGED
+            )
         if name not in names:
             raise BundleError(f"member {name!r} is missing", where=where, hint=_DAMAGED)
     for name in names:

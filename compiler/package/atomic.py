@@ -57,6 +57,23 @@ def write_file(path: Path, fill: Callable[[BinaryIO], None]) -> None:
             raise file_error(error, path, "write the file") from error
 
 
+def check_destination(path: Path, *, folder: bool = False) -> None:
+    """Whether something could be written to `path` now, without touching what is there.
+
+    For use before long work; `write_file` and `write_folder` check for themselves.
+
+    Raises:
+        FileError: It could not.
+    """
+    if not folder:
+        _refuse_folder(path)
+    with _sibling(path) as temporary:
+        try:
+            _write_new(temporary, lambda _: None)
+        except OSError as error:
+            raise file_error(error, path, "write there") from error
+
+
 def write_folder(path: Path, members: Mapping[str, bytes], *, may_replace: bool) -> None:
     """Write a folder of files so that it appears whole or not at all.
 
@@ -189,4 +206,4 @@ class PrivateFolder:
         return path
 
 
-__all__ = ["PrivateFolder", "file_error", "write_file", "write_folder"]
+__all__ = ["PrivateFolder", "check_destination", "file_error", "write_file", "write_folder"]

@@ -324,8 +324,11 @@ def write_bundle(bundle: Bundle, path: str | Path, *, folder: bool = False) -> P
     """
     path = Path(path)
     if not path.name:
-        raise FileError("cannot write a bundle: the path has no name", where=str(path),
-                        hint="give the name of a file, for example net.tw")  # fmt: skip
+        raise FileError(
+            "cannot write a bundle: the path has no name",
+            where=str(path),
+            hint="give the name of a file, for example net.tw",
+        )
     members = bundle.members()
     if folder:
         write_folder(path, members, may_replace=(path / MANIFEST).is_file())

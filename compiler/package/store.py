@@ -16,10 +16,20 @@ if TYPE_CHECKING:
     Array = npt.NDArray[np.generic]
 
 _DTYPES = {
-    "BOOL": "bool", "I8": "int8", "U8": "uint8", "I16": "int16", "U16": "uint16",
-    "F16": "float16", "BF16": "bfloat16", "I32": "int32", "U32": "uint32", "F32": "float32",
-    "I64": "int64", "U64": "uint64", "F64": "float64",
-}  # fmt: skip
+    "BOOL": "bool",
+    "I8": "int8",
+    "U8": "uint8",
+    "I16": "int16",
+    "U16": "uint16",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "I32": "int32",
+    "U32": "uint32",
+    "F32": "float32",
+    "I64": "int64",
+    "U64": "uint64",
+    "F64": "float64",
+}
 
 
 def dump_tensors(tensors: Mapping[str, Array]) -> bytes:
@@ -93,8 +103,9 @@ def match_tensors(
             raise BundleError(f"tensor {spec.name!r} is missing", where=where, hint=hint)
         if not fits(spec, array):
             have = TensorSpec(spec.name, array.shape, array.dtype.name)
-            raise BundleError(f"it holds {have}, but the manifest says {spec}", where=where,
-                              hint=hint)  # fmt: skip
+            raise BundleError(
+                f"it holds {have}, but the manifest says {spec}", where=where, hint=hint
+            )
         ordered[spec.name] = array
     return ordered
 

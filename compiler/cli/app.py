@@ -1,0 +1,115 @@
+"""The command `tilewright`: its subcommands, and how it ends.
+
+Exit codes: 0 success, 1 internal error, 2 wrong usage, 3 target, 4 model, 5 inputs, 6 bundle,
+7 files and disk, 8 verification failed, 130 interrupted, 143 terminated.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import traceback
+import warnings
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import click
+
+from compiler._version import __version__
+from compiler.cli.commands import compile_, inspect_, report, run, targets
+from compiler.cli.output import Session
+from compiler.errors import TilewrightError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="tilewright", message="%(prog)s %(version)s")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.pass_obj
+def cli(session: Session, debug: bool) -> None:
+    """Compile a trained PyTorch model into a small fast module with an honest report."""
+    session.debug = session.debug or debug
+
+
+for _command in (compile_, run, report, targets, inspect_):
+    cli.add_command(_command)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit the process with its code.
+
+    Args:
+        arguments: Instead of those of the process.
+    """
+    sys.exit(run_cli(sys.argv[1:] if arguments is None else arguments))
+
+
+def run_cli(arguments: Sequence[str]) -> int:
+    """Run the command line.
+
+    Returns:
+        The exit code.
+    """
+    session = Session()
+    _terminate_cleanly()
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning(session)
+        try:
+            cli.main(list(arguments), prog_name="tilewright", standalone_mode=False, obj=session)
+        except click.exceptions.Exit as end:
+            return int(end.exit_code)
+        except click.ClickException as error:
+            return _fail(session, error, "UsageError", error.format_message(), 2)
+        except TilewrightError as error:
+            return _fail(session, error, type(error).__name__, str(error), error.exit_code)
+        except (KeyboardInterrupt, click.Abort) as error:
+            return _fail(session, error, "Interrupted", "interrupted: nothing was written", 130)
+        except BrokenPipeError:
+            # The reader of our output has gone, as `head` does; keep Python from complaining
+            # about it once more when it flushes at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            return 1
+        except Exception as error:  # noqa: BLE001 - the last resort: whatever is left is our bug
+            text = f"internal error: {type(error).__name__}: {error}"
+            return _fail(session, error, "InternalError", text, 1)
+    return 0
+
+
+def _fail(session: Session, error: BaseException, kind: str, text: str, code: int) -> int:
+    if session.debug:
+        traceback.print_exception(error, file=sys.stderr)
+    elif kind == "InternalError":
+        text += "\n  hint: run again with --debug and report the traceback"
+    if isinstance(error, click.UsageError) and error.ctx is not None and not session.json:
+        session.message(error.ctx.get_usage())
+    session.error(text)
+    if session.json:
+        session.document(
+            {
+                "error": {
+                    "type": kind,
+                    "message": getattr(error, "message", None) or text,
+                    "where": getattr(error, "where", None),
+                    "hint": getattr(error, "hint", None),
+                    "exit_code": code,
+                }
+            }
+        )
+    return code
+
+
+def _show_warning(session: Session) -> Any:
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        session.message(f"warning: {message}")
+
+    return show
+
+
+def _terminate_cleanly() -> None:
+    """Turn SIGTERM into an exit that removes temporary files, as Ctrl-C already is."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+
+
+__all__ = ["cli", "main", "run_cli"]

@@ -1,0 +1,134 @@
+"""What the command line shows: tables and progress for people, one JSON document for machines."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+@dataclass(slots=True)
+class Session:
+    """One run of the command line.
+
+    Attributes:
+        debug: Whether errors come with their traceback.
+        json: Whether standard output gets one JSON document and nothing else.
+    """
+
+    debug: bool = False
+    json: bool = False
+    _done: bool = field(default=False, repr=False)
+
+    def document(self, content: Any) -> None:
+        """Write the one JSON document to standard output."""
+        if self._done:
+            raise RuntimeError("a JSON document was written already")
+        self._done = True
+        click.echo(json.dumps(content, indent=2, allow_nan=False, default=str))
+
+    def show(self, *things: Any) -> None:
+        """Show something to people, on standard output."""
+        console(stderr=False).print(*things)
+
+    def message(self, text: str) -> None:
+        """A remark, on standard error."""
+        click.echo(text, err=True)
+
+    def error(self, text: str) -> None:
+        """An error, on standard error."""
+        head = click.style("error:", fg="red", bold=True)
+        click.echo(f"{head} {text}", err=True)
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Keep what others print, a model's file for one, out of the JSON document."""
+        if not self.json:
+            yield
+            return
+        with redirect_stdout(sys.stderr):
+            yield
+
+    @contextmanager
+    def progress(self) -> Iterator[Callable[[str, str], None]]:
+        """A line that shows the stage and step at work, on a terminal only.
+
+        Yields:
+            To be called with a stage and a step as it begins.
+        """
+        screen = console(stderr=True)
+        if self.json or not screen.is_terminal:
+            yield _ignore
+            return
+        from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+        with Progress(*columns, console=screen, transient=True) as bar:
+            task = bar.add_task("starting", total=None)
+
+            def step(stage: str, name: str) -> None:
+                bar.update(task, description=f"[bold]{stage}[/bold]  {name}")
+
+            yield step
+
+
+def _ignore(stage: str, name: str) -> None:
+    """Nobody is watching."""
+
+
+def console(*, stderr: bool) -> Console:
+    """A rich console; wide enough for tables when the output is no terminal."""
+    from rich.console import Console
+
+    screen = Console(stderr=stderr, highlight=False)
+    if not screen.is_terminal:
+        screen.width = 120
+    return screen
+
+
+def with_common_options(command: Any) -> Any:
+    """The options that every subcommand has: ``--json`` and ``--debug``."""
+
+    def set_json(context: click.Context, _: click.Parameter, value: bool) -> None:
+        if value:
+            context.obj.json = True
+
+    def set_debug(context: click.Context, _: click.Parameter, value: bool) -> None:
+        if value:
+            context.obj.debug = True
+
+    command = click.option(
+        "--json",
+        is_flag=True,
+        expose_value=False,
+        is_eager=True,
+        callback=set_json,
+        help="Print one JSON document to standard output, and nothing else.",
+    )(command)
+    return click.option(
+        "--debug",
+        is_flag=True,
+        expose_value=False,
+        is_eager=True,
+        callback=set_debug,
+        help="Show the traceback of an error.",
+    )(command)
+
+
+def size_text(count: int) -> str:
+    """Bytes for people."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= scale:
+            return f"{count / scale:.1f} {unit}"
+    return f"{count} B"
+
+
+__all__ = ["Session", "console", "size_text", "with_common_options"]
