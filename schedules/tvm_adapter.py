@@ -22,6 +22,7 @@ import tvm_ffi
 from tvm import IRModule, ir, relax, s_tir, target, te, tirx, topi
 from tvm.ir import transform as ir_transform
 from tvm.s_tir import Schedule
+from tvm.s_tir.schedule import ScheduleError
 
 TVM_VERSION: str = tvm.__version__
 
@@ -58,6 +59,7 @@ __all__ = [
     "TVM_VERSION",
     "IRModule",
     "Schedule",
+    "ScheduleError",
     "configure_thread_pool",
     "convert_to_packed",
     "ir",

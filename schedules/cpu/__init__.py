@@ -1,0 +1,1 @@
+"""Rule-based schedules for CPUs, with no search."""

@@ -1,0 +1,10 @@
+"""Keys of the annotations that compute definitions leave on blocks for the schedule rules."""
+
+#: Kind of the kernel that a block is the heart of; a rule is chosen by it.
+KERNEL = "tilewright.kernel"
+#: The register tile chosen for it, see `schedules.cpu.tiling.RegisterTile.as_list`.
+TILE = "tilewright.tile"
+#: Part of a kernel that a stage plays: ``pad``, ``pack``, ``row``, ``lanes``, ``fold``.
+ROLE = "tilewright.role"
+#: Marks a function that a rule has scheduled; TVM's own tools look at it too.
+IS_SCHEDULED = "tirx.is_scheduled"

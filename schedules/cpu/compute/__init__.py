@@ -1,0 +1,1 @@
+"""Tensor expressions whose form suits the schedule rules: packed, blocked, row by row."""

@@ -1,0 +1,21 @@
+"""Schedule rules for CPUs, in the order in which they are tried."""
+
+from schedules.cpu.rules.base import Applied, NotApplicableError, Rule
+from schedules.cpu.rules.fallback import Fallback
+from schedules.cpu.rules.injective import Injective
+from schedules.cpu.rules.reduction import Reduction
+from schedules.cpu.rules.rows import RowByRow
+from schedules.cpu.rules.tiled import RegisterTiled
+from schedules.cpu.rules.window import ChannelWindow
+
+#: Tried in order; the last one fits everything.
+RULES: tuple[Rule, ...] = (
+    RegisterTiled(),
+    ChannelWindow(),
+    RowByRow(),
+    Injective(),
+    Reduction(),
+    Fallback(),
+)
+
+__all__ = ["RULES", "Applied", "NotApplicableError", "Rule"]

@@ -1,0 +1,161 @@
+"""What schedule rules share: finding blocks, inlining around them, vectorizing loops."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from schedules.cpu.annotations import KERNEL, ROLE
+from schedules.tvm_adapter import Schedule, tirx
+from targets.spec import TargetSpec
+
+#: Bytes up to which a stage's intermediate buffer is kept on the stack.
+MAX_STACK_BYTES = 16 * 1024
+
+
+class NotApplicableError(Exception):
+    """A rule does not fit a function; the message says why, and the next rule is tried."""
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What a rule made of a function.
+
+    Attributes:
+        kind: Kind of operator, see `compiler.stages.KernelInfo`.
+        remark: What a reader of the report should know about the choice.
+    """
+
+    kind: str
+    remark: str = ""
+
+
+class Rule(Protocol):
+    """A schedule rule: a name, and a transformation of a schedule in place."""
+
+    name: str
+
+    def apply(self, sch: Schedule, spec: TargetSpec) -> Applied:
+        """Schedule the function in `sch`.
+
+        Raises:
+            NotApplicableError: The rule does not fit; `sch` may have been changed.
+        """
+
+
+def leaf_blocks(sch: Schedule) -> list[Any]:
+    """The blocks of the function, in program order."""
+    return list(sch.get_child_blocks(sch.get_sblock("root")))
+
+
+def annotation(sch: Schedule, block: Any, key: str) -> Any | None:
+    """The value of a block's annotation, or None."""
+    return dict(sch.get(block).annotations.items()).get(key)
+
+
+def find_kernel(sch: Schedule, kinds: frozenset[str]) -> Any:
+    """The block annotated as the heart of a kernel of one of these kinds.
+
+    Raises:
+        NotApplicableError: There is none, or more than one.
+    """
+    found = [b for b in leaf_blocks(sch) if str(annotation(sch, b, KERNEL)) in kinds]
+    if len(found) != 1:
+        raise NotApplicableError(f"{len(found)} blocks of kind {', '.join(sorted(kinds))}")
+    return found[0]
+
+
+def is_reduction(sch: Schedule, block: Any) -> bool:
+    """Whether the block reduces over at least one of its axes."""
+    return any(v.iter_type == tirx.IterVar.CommReduce for v in sch.get(block).iter_vars)
+
+
+def outputs(sch: Schedule) -> list[Any]:
+    """The blocks that write the function's outputs."""
+    return list(sch.get_output_blocks(sch.get_sblock("root")))
+
+
+def same_block(sch: Schedule, a: Any, b: Any) -> bool:
+    """Whether two block variables stand for one block."""
+    return bool(sch.get(a).same_as(sch.get(b)))
+
+
+def inline_between(sch: Schedule, keep: list[Any]) -> None:
+    """Inline every injective block that is neither an output nor in `keep`.
+
+    Raises:
+        NotApplicableError: An intermediate block cannot be inlined.
+    """
+    kept = [sch.get(b).name_hint for b in [*keep, *outputs(sch)]]
+    for block in leaf_blocks(sch):
+        node = sch.get(block)
+        if node.name_hint in kept:
+            continue
+        if is_reduction(sch, block):
+            raise NotApplicableError(f"{node.name_hint} is a second reduction")
+        sch.compute_inline(block)
+
+
+def role(sch: Schedule, block: Any) -> str:
+    """The part a stage plays, as its compute definition said; empty if it said nothing."""
+    return str(annotation(sch, block, ROLE) or "")
+
+
+def stages_with_role(sch: Schedule, name: str) -> list[Any]:
+    """The blocks annotated with this role."""
+    return [b for b in leaf_blocks(sch) if role(sch, b) == name]
+
+
+def extent(sch: Schedule, loop: Any) -> int | None:
+    """Extent of a loop, None if it is symbolic."""
+    value = sch.get(loop).extent
+    return int(value) if isinstance(value, tirx.IntImm) else None
+
+
+def vectorize_inner(sch: Schedule, loop: Any, lanes: int, unroll: int = 1) -> list[Any]:
+    """Split `loop` into vectors and vectorize; returns the loops it became, outermost first.
+
+    A rest that does not fill a vector is peeled off as a loop of its own, so the condition
+    on it stays out of the vector code.
+    """
+    size = extent(sch, loop)
+    if lanes <= 1 or (size is not None and size < 2):
+        return [loop]
+    if size is not None and size <= lanes:
+        sch.vectorize(loop)
+        return [loop]
+    if unroll > 1 and size is not None and size % (lanes * unroll) == 0:
+        outer, middle, inner = sch.split(loop, [None, unroll, lanes])
+        sch.unroll(middle)
+        sch.vectorize(inner)
+        return [outer, middle, inner]
+    outer, inner = sch.split(loop, [None, lanes])
+    sch.vectorize(inner)
+    if size is None or size % lanes:
+        sch.annotate(outer, "pragma_loop_partition_hint", 1)
+    return [outer, inner]
+
+
+def parallelize(sch: Schedule, loops: list[Any]) -> None:
+    """Run the first loop that has more than one iteration in parallel, if there is one."""
+    for loop in loops:
+        if extent(sch, loop) != 1:
+            sch.parallel(loop)
+            return
+
+
+def pad_rows(sch: Schedule, block: Any, loops: list[Any], lanes: int) -> None:
+    """Vectorize a padding stage over channels, given its loops ``(..., w, c)``."""
+    channels = extent(sch, loops[-1])
+    if channels is not None and channels % lanes == 0:
+        vectorize_inner(sch, loops[-1], lanes, unroll=4)
+    elif channels is not None and channels < lanes:
+        sch.unroll(loops[-1])
+    else:
+        vectorize_inner(sch, loops[-1], lanes)
+    del block
+
+
+def output_dtype(sch: Schedule, block: Any) -> str:
+    """Dtype of the tensor that a block writes."""
+    return str(sch.get(block).writes[0].source.dtype)

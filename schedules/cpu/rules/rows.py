@@ -1,0 +1,73 @@
+"""Softmax, normalizations and reductions of rows: all stages of one row together."""
+
+from __future__ import annotations
+
+from schedules.cpu.annotations import KERNEL
+from schedules.cpu.rules.base import (
+    MAX_STACK_BYTES,
+    Applied,
+    NotApplicableError,
+    annotation,
+    extent,
+    find_kernel,
+    is_reduction,
+    leaf_blocks,
+    output_dtype,
+    outputs,
+    parallelize,
+    role,
+    same_block,
+    vectorize_inner,
+)
+from schedules.tvm_adapter import Schedule
+from targets.spec import TargetSpec
+
+KINDS = frozenset({"softmax", "layer_norm", "row_reduction"})
+
+
+class RowByRow:
+    """Run every stage on one row before the next, vectorized along the row."""
+
+    name = "row-by-row"
+
+    def apply(self, sch: Schedule, spec: TargetSpec) -> Applied:
+        """See `Rule.apply`."""
+        heart = find_kernel(sch, KINDS)
+        kind = str(annotation(sch, heart, KERNEL))
+        if not any(same_block(sch, heart, b) for b in outputs(sch)):
+            raise NotApplicableError("the rows are followed by another stage")
+        lanes = spec.vector_lanes(output_dtype(sch, heart))
+        stages = [b for b in leaf_blocks(sch) if not same_block(sch, b, heart)]
+        for stage in list(stages):
+            if role(sch, stage) == "inline":
+                sch.compute_inline(stage)
+        stages = [b for b in leaf_blocks(sch) if not same_block(sch, b, heart)]
+        loops = sch.get_loops(heart)
+        lead = loops if kind == "row_reduction" else loops[:-1]
+        if not lead:
+            lead = [sch.add_unit_loop(loops[0] if loops else heart)]
+        row = sch.fuse(*lead) if len(lead) > 1 else lead[0]
+        for stage in reversed(stages):
+            sch.compute_at(stage, row)
+        for stage in stages:
+            buffer = sch.get(stage).writes[0].source
+            length = buffer.shape[-1] if len(buffer.shape) else 1
+            if not isinstance(length, int) and not hasattr(length, "value"):
+                continue
+            if int(length) * 8 <= MAX_STACK_BYTES:
+                sch.set_scope(stage, 0, "local")
+        for stage in [*stages, heart]:
+            inner = sch.get_loops(stage)[1:]
+            name = role(sch, stage)
+            if name == "lanes":
+                lane, step = inner[-2], inner[-1]
+                sch.reorder(step, lane)
+                sch.vectorize(lane)
+                sch.decompose_reduction(stage, step)
+            elif name == "fold" or is_reduction(sch, stage):
+                if inner and (extent(sch, inner[-1]) or 99) <= 16:
+                    sch.unroll(inner[-1])
+            elif inner:
+                vectorize_inner(sch, inner[-1], lanes)
+        parallelize(sch, [row])
+        return Applied("reduction" if kind == "row_reduction" else kind)

@@ -1,0 +1,128 @@
+"""Convolutions and matrix products on packed weights: one block of accumulators at a time."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+from schedules.cpu.annotations import KERNEL, TILE
+from schedules.cpu.rules.base import (
+    Applied,
+    NotApplicableError,
+    annotation,
+    extent,
+    find_kernel,
+    inline_between,
+    output_dtype,
+    outputs,
+    pad_rows,
+    parallelize,
+    same_block,
+    stages_with_role,
+    vectorize_inner,
+)
+from schedules.tvm_adapter import Schedule, tirx
+from targets.spec import TargetSpec
+
+KINDS = frozenset({"dense", "batch_matmul", "conv2d"})
+
+
+class RegisterTiled:
+    """Keep a register tile of the output in registers over the whole reduction.
+
+    The loops become ``tiles of columns and rows > reduction > rows > vectors > lanes``; bias,
+    activation and residual run on each tile while it is still in registers.
+    """
+
+    name = "register-tiled"
+
+    def apply(self, sch: Schedule, spec: TargetSpec) -> Applied:
+        """See `Rule.apply`."""
+        heart = find_kernel(sch, KINDS)
+        kind = str(annotation(sch, heart, KERNEL))
+        row_outer, row_inner, vectors, lanes = (int(v) for v in annotation(sch, heart, TILE) or ())
+        stages = [*stages_with_role(sch, "pad"), *stages_with_role(sch, "pack")]
+        inline_between(sch, [heart, *stages])
+        consumers = [b for b in outputs(sch) if not same_block(sch, b, heart)]
+        if consumers:
+            sch.set_scope(heart, 0, "local")
+        else:
+            consumers = [sch.cache_write(heart, 0, "local")]
+
+        columns_outer = _weights_are_larger(sch, heart)
+        node = sch.get(heart)
+        spatial_count = sum(v.iter_type == tirx.IterVar.DataPar for v in node.iter_vars)
+        loops = sch.get_loops(heart)
+        spatial, reduction = loops[:spatial_count], loops[spatial_count:]
+        *lead, rows, columns = spatial
+        co, cv, ci = sch.split(columns, [None, vectors, lanes])
+        ro, ri = sch.split(rows, [None, row_inner])
+        inner = [ri, cv, ci]
+        outer = [ro]
+        if kind == "conv2d":
+            ho, hi = sch.split(lead.pop(), [None, row_outer])
+            inner.insert(0, hi)
+            outer.insert(0, ho)
+        if kind == "batch_matmul":
+            tiles = [*lead, co, *outer]
+        elif columns_outer:
+            tiles = [co, *lead, *outer]
+        else:
+            tiles = [*lead, *outer[:-1], co, outer[-1]]
+            if kind == "dense":
+                tiles = [*lead, *outer, co]
+        sch.reorder(*tiles, *reduction, *inner)
+        for stage in stages:
+            if kind == "batch_matmul" and lead:
+                sch.compute_at(stage, lead[-1])
+                vectorize_inner(sch, sch.get_loops(stage)[-1], lanes)
+            else:
+                stage_loops = sch.get_loops(stage)
+                parallelize(sch, stage_loops[:2])
+                pad_rows(sch, stage, stage_loops, lanes)
+        for consumer in consumers:
+            sch.reverse_compute_at(consumer, tiles[-1])
+            *tile_rows, tile_columns = sch.get_loops(consumer)[len(tiles) :]
+            _store_tile(sch, consumer, tile_rows, tile_columns, lanes)
+        if any(_is_cut(sch, consumer, vectors * lanes) for consumer in consumers):
+            sch.annotate(co, "pragma_loop_partition_hint", 1)
+        parallelize(sch, tiles)
+        sch.vectorize(ci)
+        for loop in inner[:-1]:
+            sch.unroll(loop)
+        sch.decompose_reduction(heart, reduction[0])
+        return Applied(
+            kind, f"tile {row_outer}x{row_inner} rows, {vectors}x{lanes} {output_dtype(sch, heart)}"
+        )
+
+
+def _store_tile(sch: Schedule, block: Any, rows: list[Any], columns: Any, lanes: int) -> None:
+    """Vectorize and unroll the epilogue on one tile."""
+    size = extent(sch, columns)
+    if size is None:
+        raise NotApplicableError("the epilogue has a symbolic number of columns")
+    split = [columns]
+    if size > lanes:
+        split = list(sch.split(columns, [None, lanes]))
+        sch.unroll(split[0])
+    if size > 1:
+        sch.vectorize(split[-1])
+    if prod(extent(sch, loop) or 64 for loop in rows) <= 32:
+        for loop in rows:
+            sch.unroll(loop)
+    del block
+
+
+def _is_cut(sch: Schedule, block: Any, width: int) -> bool:
+    """Whether the output's columns are not a multiple of the panel width."""
+    last = sch.get(block).writes[0].source.shape[-1]
+    return not (isinstance(last, tirx.IntImm) and int(last) % width == 0)
+
+
+def _weights_are_larger(sch: Schedule, heart: Any) -> bool:
+    """Whether the right operand outweighs the left: then it is the one to read only once."""
+    sizes = []
+    for region in sch.get(heart).reads:
+        shape = [int(v) if isinstance(v, tirx.IntImm) else 1 for v in region.source.shape]
+        sizes.append(prod(shape))
+    return len(sizes) < 2 or sizes[-1] >= sizes[0]

@@ -1,0 +1,94 @@
+"""Depthwise convolutions and pooling: vectors of channels, windows unrolled."""
+
+from __future__ import annotations
+
+from schedules.cpu.annotations import KERNEL
+from schedules.cpu.rules.base import (
+    Applied,
+    annotation,
+    extent,
+    find_kernel,
+    inline_between,
+    output_dtype,
+    outputs,
+    pad_rows,
+    parallelize,
+    same_block,
+    stages_with_role,
+)
+from schedules.tvm_adapter import Schedule
+from targets.spec import TargetSpec
+
+KINDS = frozenset({"depthwise_conv2d", "pool2d"})
+MAX_ACCUMULATORS = 14
+MAX_UNROLLED_WINDOW = 9
+
+
+class ChannelWindow:
+    """Compute a few neighbouring outputs of a few vectors of channels together.
+
+    Padding is done strip by strip, just before the rows that need it, so that it stays in
+    the first caches; the overlap of neighbouring windows is loaded once.
+    """
+
+    name = "channel-window"
+
+    def apply(self, sch: Schedule, spec: TargetSpec) -> Applied:
+        """See `Rule.apply`."""
+        heart = find_kernel(sch, KINDS)
+        kind = str(annotation(sch, heart, KERNEL))
+        pads = stages_with_role(sch, "pad")
+        inline_between(sch, [heart, *pads])
+        consumers = [b for b in outputs(sch) if not same_block(sch, b, heart)]
+        if consumers:
+            sch.set_scope(heart, 0, "local")
+        else:
+            consumers = [sch.cache_write(heart, 0, "local")]
+        dtype = output_dtype(sch, heart)
+        n, h, w, c, kh, kw = sch.get_loops(heart)
+        channels, width, height = extent(sch, c) or 1, extent(sch, w) or 1, extent(sch, h) or 1
+        lanes = spec.vector_lanes(dtype)
+        while lanes > 4 and channels % lanes:
+            lanes //= 2
+        vectors = next(v for v in (4, 3, 2, 1) if channels % (v * lanes) == 0 or v == 1)
+        budget = max(1, min(MAX_ACCUMULATORS, spec.vector_registers - 4) // vectors)
+        tile_w = _best_divisor(width, budget)
+        tile_h = _best_divisor(height, 8) if pads else 1
+
+        ho, hi = sch.split(h, [None, tile_h])
+        wo, wi = sch.split(w, [None, tile_w])
+        cut = channels % (vectors * lanes) != 0
+        co, cv, ci = sch.split(c, [None, vectors, lanes])
+        sch.reorder(n, ho, hi, co, wo, kh, kw, wi, cv, ci)
+        for consumer in consumers:
+            sch.reverse_compute_at(consumer, wo)
+            *_, rows, columns = sch.get_loops(consumer)
+            if (extent(sch, columns) or 0) > lanes:
+                upper, columns = sch.split(columns, [None, lanes])
+                sch.unroll(upper)
+            sch.vectorize(columns)
+            sch.unroll(rows)
+        if cut:
+            sch.annotate(co, "pragma_loop_partition_hint", 1)
+        for pad in pads:
+            sch.compute_at(pad, ho)
+            pad_rows(sch, pad, sch.get_loops(pad), lanes)
+        parallelize(sch, [n, ho])
+        sch.vectorize(ci)
+        sch.unroll(cv)
+        sch.unroll(wi)
+        window = (extent(sch, kh) or 99) * (extent(sch, kw) or 99)
+        if window <= MAX_UNROLLED_WINDOW * 3:
+            sch.unroll(kw)
+            if window <= MAX_UNROLLED_WINDOW:
+                sch.unroll(kh)
+        sch.decompose_reduction(heart, kh)
+        return Applied("pool" if kind == "pool2d" else kind, f"{tile_w} outputs x {vectors}x{lanes}")
+
+
+def _best_divisor(value: int, limit: int) -> int:
+    """The divisor of `value` up to `limit`, or `limit` itself where divisors are too small."""
+    best = max(d for d in range(1, max(1, min(value, limit)) + 1) if value % d == 0)
+    return best if best * 2 > min(value, limit) else min(value, limit)
+
+
