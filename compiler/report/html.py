@@ -227,7 +227,7 @@ def _figure_cell(figure: Figure | None, show: Callable[[Figure | None], str]) ->
 
 
 def _kernel_row(row: KernelRow, colour: str) -> str:
-    detail = [row.name]
+    detail = [row.name] if row.operators else []
     if row.sources:
         detail.append("from " + ", ".join(row.sources[:4]) + (" …" if len(row.sources) > 4 else ""))
     if row.why:

@@ -133,11 +133,20 @@ def time_by_kind(report: Report) -> go.Figure:
             y=names,
             x=shares,
             marker={"color": [colours.get(name, _GAP_COLOUR) for name in names]},
+            hoverinfo="skip",
+        )
+    )
+    # Not the bars' own text: beside a negative bar it would cover the name on the axis.
+    figure.add_trace(
+        go.Scatter(
+            mode="text",
+            y=names,
+            x=[max(0.0, share) for share in shares],
             text=[
-                f"{share:.1f} %  ({units.milliseconds(time)} ms)"
+                f" {share:.1f} %  ({units.milliseconds(time)} ms)"
                 for share, time in zip(shares, times, strict=True)
             ],
-            textposition="outside",
+            textposition="middle right",
             cliponaxis=False,
             hoverinfo="skip",
         )

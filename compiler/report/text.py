@@ -226,8 +226,8 @@ def _sums(rows: Sequence[KernelRow], whole: float) -> tuple[str, ...]:
         f"{sum(r.calls.value for r in rows):.0f}",
         units.milliseconds(time),
         units.percent(Figure.measured(100 * time / whole if whole else 0.0, "%")),
-        f"{units.total(r.flops for r in rows) / 1e6:,.1f}",
-        f"{units.total(r.bytes_moved for r in rows) / 2**20:,.2f}",
+        units.count(units.total(r.flops for r in rows), 1e6, 1),
+        units.count(units.total(r.bytes_moved for r in rows), 2**20, 2),
         "",
         "",
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 
 from .model import Figure, KernelRow
 
@@ -48,9 +49,10 @@ def count(figure: Figure | None, divisor: float, digits: int) -> str:
     return MISSING if figure is None else f"{figure.value / divisor:,.{digits}f}"
 
 
-def total(figures: Iterable[Figure | None]) -> float:
-    """Sum of the figures that are there."""
-    return sum(figure.value for figure in figures if figure is not None)
+def total(figures: Iterable[Figure | None]) -> Figure | None:
+    """Sum of the figures that are there; None if none is."""
+    known = [figure for figure in figures if figure is not None]
+    return replace(known[0], value=sum(f.value for f in known)) if known else None
 
 
 def percent(figure: Figure | None) -> str:

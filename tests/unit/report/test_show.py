@@ -19,20 +19,21 @@ from compiler.report.profile import Profile
 from compiler.report.text import to_text
 from tests.unit.report.fakes import KERNELS, PROFILE, make_report
 
+GOLDEN = Path(__file__).parents[2] / "golden"
 NASTY = "</script><script>alert(1)</script><b>&\"'[red]$title"
 
 
-def test_text_is_as_it_was(golden: Callable[[str, str], None]) -> None:
-    golden("report.txt", str(make_report()))
+def test_text_is_as_it_was(golden: Callable[[str, Path], None]) -> None:
+    golden(str(make_report()), GOLDEN / "report.txt")
 
 
-def test_text_of_a_gap_is_as_it_was(golden: Callable[[str, str], None]) -> None:
+def test_text_of_a_gap_is_as_it_was(golden: Callable[[str, Path], None]) -> None:
     profile = replace(PROFILE, run_ms=(5.0, 5.2, 5.1))
-    golden("report-gap.txt", make_report(profile=profile).to_text(top=1))
+    golden(make_report(profile=profile).to_text(top=1), GOLDEN / "report-gap.txt")
 
 
-def test_json_is_as_it_was(golden: Callable[[str, str], None]) -> None:
-    golden("report.json", make_report().to_json())
+def test_json_is_as_it_was(golden: Callable[[str, Path], None]) -> None:
+    golden(make_report().to_json(), GOLDEN / "report.json")
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 140])
