@@ -40,13 +40,13 @@ $(STAMP): pyproject.toml
 	  echo "error: $(PYTHON) cannot make a virtual environment; on Debian and Ubuntu: apt-get install python3-venv" >&2; \
 	  exit 1; }
 	@echo "installing Tilewright and its tools into $(VENV) (once; minutes)"
-	@$(RUN) -m pip install --quiet $(PIP_ARGS) -e '.[dev]'
+	@$(RUN) -m pip install -qq $(PIP_ARGS) -e '.[dev]'
 	@touch $@
 
 # Extras of pyproject.toml that one tool needs: .venv/.installed-zoo and the like.
 $(STAMP)-%: $(STAMP)
 	@echo "installing the extra '$*' into $(VENV)"
-	@$(RUN) -m pip install --quiet $(PIP_ARGS) -e '.[dev,$*]'
+	@$(RUN) -m pip install -qq $(PIP_ARGS) -e '.[dev,$*]'
 	@touch $@
 
 setup: $(STAMP) linker

@@ -51,7 +51,7 @@ def build_wheel(folder: Path) -> Path:
         copy = source / path.relative_to(ROOT)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, copy)
-    pip = (sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps")
+    pip = (sys.executable, "-m", "pip", "wheel", "-qq", "--no-deps")
     run(*pip, "-w", folder, source, cwd=folder)
     (wheel,) = folder.glob("*.whl")
     return wheel
@@ -97,7 +97,7 @@ def main() -> int:
         venv.create(folder / "venv", with_pip=True)
         programs = folder / "venv/bin"
         python = programs / "python"
-        run(python, "-m", "pip", "install", "--quiet", wheel, "pytest", "hypothesis", cwd=folder)
+        run(python, "-m", "pip", "install", "-qq", wheel, "pytest", "hypothesis", cwd=folder)
         where = "; ".join(
             f"import {p}; assert 'site-packages' in {p}.__file__, {p}.__file__" for p in PACKAGES
         )
