@@ -17,15 +17,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.fixture
-def golden(request: pytest.FixtureRequest) -> Callable[[Path, str], None]:
-    """Compares a text with a golden file: ``golden(path, text)``.
+def golden(request: pytest.FixtureRequest) -> Callable[[str, Path], None]:
+    """Compares a text with a golden file: ``golden(text, path)``.
 
     With ``--update-golden`` the file is written instead. A missing file fails, so that a
     golden test cannot pass without one.
     """
     update = bool(request.config.getoption("--update-golden"))
 
-    def compare(path: Path, text: str) -> None:
+    def compare(text: str, path: Path) -> None:
         if update:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
