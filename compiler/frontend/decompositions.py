@@ -11,14 +11,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch._decomp import get_decompositions
 
 _KEPT = (
     "hardsigmoid.default",
     "hardswish.default",
     "linear.default",
     "matmul.default",
-    "pixel_shuffle.default",
-    "pixel_unshuffle.default",
     "reflection_pad1d.default",
     "reflection_pad2d.default",
     "replication_pad1d.default",
@@ -43,11 +42,12 @@ def decomposition_table() -> dict[Any, Callable[..., Any]]:
     for name in _RESIZES:
         packet, overload = name.split(".")
         operator = getattr(getattr(torch.ops.aten, packet), overload)
-        table[operator] = _kept_if_exact(operator)
+        table[operator] = _kept_if_exact(get_decompositions([operator])[operator])
+    table[torch.ops.aten.bilinear.default] = _bilinear
     return table
 
 
-def _kept_if_exact(operator: Any) -> Callable[..., Any]:
+def _kept_if_exact(gathering: Callable[..., Any]) -> Callable[..., Any]:
     def decompose(input: torch.Tensor, output_size: Any, *rest: Any) -> Any:  # noqa: A002
         factors = rest[-1] if rest else None
         spatial = input.shape[2:]
@@ -57,9 +57,23 @@ def _kept_if_exact(operator: Any) -> Callable[..., Any]:
         )
         if exact:
             return NotImplemented
-        return operator.decompose(input, output_size, *rest)
+        return gathering(input, output_size, *rest)
 
     return decompose
+
+
+def _bilinear(
+    input1: torch.Tensor,
+    input2: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """``nn.Bilinear`` as one product of matrices and a weighted sum."""
+    outputs, left, right = weight.shape
+    stacked = weight.permute(1, 0, 2).reshape(left, outputs * right)
+    partial = torch.matmul(input1, stacked).reshape(*input1.shape[:-1], outputs, right)
+    result = (partial * input2.unsqueeze(-2)).sum(-1)
+    return result if bias is None else result + bias
 
 
 __all__ = ["decomposition_table"]

@@ -23,6 +23,7 @@ from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 
 from compiler.errors import ModelError, UnsupportedOperatorError
 from compiler.frontend.converters import CONVERTERS
+from compiler.frontend.converters.base import array_constant
 from compiler.frontend.dtypes import dtype_name, to_numpy
 from compiler.frontend.provenance import Origin, binding_name, operator_name, origin_of
 from compiler.frontend.symbols import SymbolTable
@@ -178,7 +179,7 @@ def _interface(
             parameter_variables[target] = variable
             importer.env[node] = shared[key] = variable
         elif spec.kind is InputKind.CONSTANT_TENSOR:
-            importer.env[node] = relax.const(to_numpy(program.constants[str(spec.target)]))
+            importer.env[node] = array_constant(to_numpy(program.constants[str(spec.target)]))
         else:
             raise ModelError(
                 f"input {node.name!r} is of a kind that cannot be compiled ({spec.kind.name})",

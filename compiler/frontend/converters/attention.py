@@ -16,6 +16,7 @@ from compiler.frontend.converters.base import (
     Converter,
     Unsupported,
     arguments,
+    array_constant,
     cast,
     constant,
     dtype_of,
@@ -53,7 +54,7 @@ def _attention(node: fx.Node, importer: Any) -> Any:
     if values["is_causal"]:
         rows, columns = static_shape_of(scores, "causal attention")[-2:]
         hidden = np.triu(np.full((rows, columns), -np.inf, "float32"), 1)
-        scores = emit(op.add(scores, cast(relax.const(hidden), dtype, importer)))
+        scores = emit(op.add(scores, cast(array_constant(hidden), dtype, importer)))
     mask = values["attn_mask"]
     if mask is not None and expr_dtype(mask) == "bool":
         # The lowest finite number, not −∞: a row without any visible key stays free of NaN.

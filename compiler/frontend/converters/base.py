@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy.typing as npt
 import torch
 from torch import fx
 
@@ -86,6 +87,11 @@ def constant(value: Number, dtype: str) -> Any:
     return relax.const(value, dtype)
 
 
+def array_constant(array: npt.NDArray[Any]) -> Any:
+    """A constant tensor in the array's own dtype (`relax.const` alone narrows 64 bits to 32)."""
+    return relax.const(array, array.dtype.name)
+
+
 def shape_of(value: Any) -> list[Any]:
     """The dimensions of a Relax tensor: ints where they are known, expressions elsewhere."""
     return [int(d.value) if hasattr(d, "value") else d for d in value.ty.shape.values]
@@ -108,6 +114,7 @@ __all__ = [
     "Converter",
     "Unsupported",
     "arguments",
+    "array_constant",
     "cast",
     "constant",
     "dtype_of",

@@ -11,6 +11,7 @@ from compiler.frontend.converters.base import (
     Converter,
     Unsupported,
     arguments,
+    array_constant,
     cast,
     constant,
     dtype_of,
@@ -53,7 +54,7 @@ def _range(node: fx.Node, importer: Any) -> Any:
     start, end, step = values.get("start", 0), values["end"], values.get("step", 1)
     dtype = dtype_of(node)
     if all(isinstance(bound, (int, float)) for bound in (start, end, step)):
-        return relax.const(np.arange(start, end, step).astype(dtype))
+        return array_constant(np.arange(start, end, step).astype(dtype))
     return importer.block_builder.emit(op.arange(start, end, step, dtype))
 
 

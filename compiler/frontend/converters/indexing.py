@@ -10,6 +10,7 @@ from compiler.frontend.converters.base import (
     Converter,
     Unsupported,
     arguments,
+    array_constant,
     cast,
     constant,
     expr_dtype,
@@ -29,7 +30,7 @@ def _from_start(index: Any, extent: Any, importer: Any) -> Any:
         places = index.value.numpy()
         if not isinstance(extent, int) or (places >= 0).all():
             return index
-        return relax.const(places + (places < 0) * extent, dtype)
+        return array_constant((places + (places < 0) * extent).astype(dtype))
     if not isinstance(extent, int):
         return index
     wrapped = op.add(index, constant(extent, dtype))

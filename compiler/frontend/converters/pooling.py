@@ -25,7 +25,7 @@ def _max_pool(method: str) -> Converter:
         x, rank = values["self"], len(values["kernel_size"])
         batched = len(value_of(node)[0].shape) == rank + 2
         pooled = getattr(importer, method)(
-            x if batched else op.expand_dims(x, 0),
+            x if batched else importer.block_builder.emit(op.expand_dims(x, 0)),
             list(values["kernel_size"]),
             list(values["stride"] or values["kernel_size"]),
             list(values["padding"]),

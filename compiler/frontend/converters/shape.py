@@ -1,4 +1,4 @@
-"""Views, padding, pixel shuffles: movement of data without arithmetic."""
+"""Views, padding, windows: movement of data without arithmetic."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from compiler.frontend.converters.base import (
     Converter,
     Unsupported,
     arguments,
+    array_constant,
     cast,
     dtype_of,
     shape_of,
@@ -67,20 +68,6 @@ def _constant_pad(node: fx.Node, importer: Any) -> Any:
     return x
 
 
-def _pixel_unshuffle(node: fx.Node, importer: Any) -> Any:
-    values = arguments(node, importer)
-    x, factor = values["self"], int(values["downscale_factor"])
-    dims = static_shape_of(x, "pixel unshuffling")
-    lead, (channels, height, width) = dims[:-3], dims[-3:]
-    count = len(lead)
-    split = [*lead, channels, height // factor, factor, width // factor, factor]
-    order = [*range(count), *(count + axis for axis in (0, 2, 4, 1, 3))]
-    emit = importer.block_builder.emit
-    moved = emit(op.permute_dims(emit(op.reshape(x, split)), order))
-    shape = [*lead, channels * factor * factor, height // factor, width // factor]
-    return emit(op.reshape(moved, shape))
-
-
 def _unfold(node: fx.Node, importer: Any) -> Any:
     """``Tensor.unfold``: sliding windows along one axis, put behind the last axis."""
     values = arguments(node, importer)
@@ -100,7 +87,7 @@ def _unfold(node: fx.Node, importer: Any) -> Any:
         import numpy as np
 
         places = np.arange(count)[:, None] * step + np.arange(size)[None, :]
-        split = emit(op.take(x, relax.const(places.astype("int64")), axis=axis, mode="clip"))
+        split = emit(op.take(x, array_constant(places.astype("int64")), axis=axis, mode="clip"))
     rank = len(dims) + 1
     order = [d for d in range(rank) if d != axis + 1] + [axis + 1]
     return split if order == list(range(rank)) else emit(op.permute_dims(split, order))
@@ -154,9 +141,8 @@ CONVERTERS: dict[str, Converter] = {
     "constant_pad_nd.default": _constant_pad,
     "reflection_pad1d.default": _pad_by("reflect"),
     "reflection_pad2d.default": _pad_by("reflect"),
-    "replication_pad1d.default": _pad_by("edge"),
-    "replication_pad2d.default": _pad_by("edge"),
-    "pixel_unshuffle.default": _pixel_unshuffle,
+    "replication_pad1d.default": _pad_by("replicate"),
+    "replication_pad2d.default": _pad_by("replicate"),
     "unfold.default": _unfold,
     "expand.default": _expand,
     "transpose.int": _transposed,
