@@ -6,15 +6,14 @@ are inside it. Every text that comes from a model is escaped.
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Callable
 from html import escape
 from importlib import resources
 from pathlib import Path
 from string import Template
+from typing import BinaryIO
 
-from compiler.errors import FileError
+from compiler.package.atomic import write_file
 
 from . import units
 from .model import Figure, KernelRow, Report
@@ -47,25 +46,13 @@ def write_html(report: Report, path: Path) -> Path:
     Raises:
         FileError: The folder is missing, not writable, or the disk is full.
     """
-    page = html_page(report)
-    temporary: str | None = None
-    try:
-        handle, temporary = tempfile.mkstemp(
-            dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"
-        )
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(page)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-        raise FileError(
-            f"cannot write the report ({error.strerror})",
-            where=str(path),
-            hint="check that the folder exists, may be written and has about 6 MB free",
-        ) from error
+    page = html_page(report).encode("utf-8")
+    write_file(path, lambda file: _write_all(file, page))
     return path
+
+
+def _write_all(file: BinaryIO, data: bytes) -> None:
+    file.write(data)
 
 
 def html_page(report: Report) -> str:

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from targets.spec import TargetSpec
 
 #: Runs and seconds of a full and of a quick measurement.
-RUNS, BUDGET_S = 50, 15.0
-QUICK_RUNS, QUICK_BUDGET_S = 5, 2.0
+RUNS, BUDGET_S = 50, 5.0
+QUICK_RUNS, QUICK_BUDGET_S = 5, 1.0
 
 
 def measure(
@@ -59,8 +59,8 @@ def measure(
             the roofline; it does not change the executor.
         runs: Whole runs to time, `RUNS` or, if `quick`, `QUICK_RUNS` by default.
         warmup: Runs before the first that counts.
-        budget_s: Seconds after which no new block of runs is begun, so that a slow model has
-            fewer; the report says how many there were.
+        budget_s: Seconds that it should take: a slow model has fewer runs, but at least
+            three. The report says how many there were.
         quick: Fewer runs, for a first look.
 
     Raises:
@@ -88,7 +88,6 @@ def measure(
         process_rss=rss,
         sizes=sizes or {},
         accuracy=numerical_error,
-        warmup=warmup,
         inputs=tuple(str(spec) for spec in getattr(executor, "inputs", ())),
         outputs=tuple(str(spec) for spec in getattr(executor, "outputs", ())),
         notes=_notes(measured, here.load_1min),

@@ -16,11 +16,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
-from time import perf_counter, perf_counter_ns
+from time import perf_counter_ns
 from typing import Any, Protocol
 
 _BUILTIN = "vm.builtin."
 _BLOCKS = 6
+_LEAST_RUNS = 3
+_SLOW_S = 0.2
 
 
 class Runner(Protocol):
@@ -66,6 +68,7 @@ class Profile:
 
     Attributes:
         run_ms: Milliseconds of each whole run, warm.
+        warmup: Runs before the first that counts; the recorded one is not among them.
         call_names: Symbol of each kernel call of one run, in order.
         call_ms: Median milliseconds of each, in the same order, the clock's cost taken off.
         replays: How many replays the medians were taken over.
@@ -75,6 +78,7 @@ class Profile:
     """
 
     run_ms: tuple[float, ...]
+    warmup: int
     call_names: tuple[str, ...]
     call_ms: tuple[float, ...]
     replays: int
@@ -209,30 +213,34 @@ def profile(
         inputs: Arrays for one inference.
         runs: Whole runs to time; as many replays are timed.
         warmup: Runs before the first that counts.
-        budget_s: Seconds after which no new block of runs is begun; at least one block of
-            runs and of replays is always done.
+        budget_s: Seconds that it should take. A model too slow for that has fewer runs and
+            warm-up runs, but at least `_LEAST_RUNS` (or `runs`) and one.
     """
     recording = record(runner, inputs)
-    runner.time(inputs, warmup=warmup, repeat=1)
     # An empty call costs more the more arguments it has.
     shapes = {len(call.arguments): call.arguments for call in recording.calls}
     overhead_ns = {count: call_overhead_ns(arguments) for count, arguments in shapes.items()}
+    (first_s,) = runner.time(inputs, warmup=0, repeat=1)
+    affordable = int(budget_s / (2 * first_s)) if first_s else runs
+    runs = min(runs, max(_LEAST_RUNS, affordable))
+    warmup = min(warmup, max(1, affordable // 4))
+    if warmup > 1:
+        runner.time(inputs, warmup=warmup - 2, repeat=1)
     run_s: list[float] = []
     replays: list[list[int]] = []
-    deadline = perf_counter() + budget_s
     for block in _blocks(runs):
-        # The first run and replay of a block meet the other's caches and are not counted.
-        run_s.extend(runner.time(inputs, warmup=1, repeat=block))
-        _replay(recording.calls)
-        replays.extend(_replay(recording.calls) for _ in range(block))
-        if perf_counter() > deadline:
-            break
+        # The first run and replay of a block meet the other's caches and are not counted,
+        # unless they are so long that the caches do not matter.
+        cold = 1 if first_s < _SLOW_S else 0
+        run_s.extend(runner.time(inputs, warmup=cold, repeat=block))
+        replays.extend([_replay(recording.calls) for _ in range(cold + block)][cold:])
     call_ms = tuple(
         max(0.0, median(times) - overhead_ns[len(call.arguments)]) / 1e6
         for call, times in zip(recording.calls, zip(*replays, strict=True), strict=True)
     )
     return Profile(
         run_ms=tuple(seconds * 1e3 for seconds in run_s),
+        warmup=warmup,
         call_names=tuple(call.name for call in recording.calls),
         call_ms=call_ms,
         replays=len(replays),
@@ -255,7 +263,7 @@ def _replay(calls: Sequence[Call]) -> list[int]:
 
 def _blocks(runs: int) -> Iterator[int]:
     """Split `runs` into up to `_BLOCKS` nearly equal, positive blocks."""
-    count = min(_BLOCKS, runs)
+    count = max(1, min(_BLOCKS, runs // 2))
     for i in range(count):
         yield runs * (i + 1) // count - runs * i // count
 

@@ -27,7 +27,7 @@ def test_kernels_and_gap_add_up_to_the_median() -> None:
 @given(runs=TIMES.filter(lambda times: sorted(times)[len(times) // 2] > 1e-3), calls=TIMES)
 def test_everything_always_adds_up(runs: list[float], calls: list[float]) -> None:
     names = tuple(f"k{i % 3}" for i in range(len(calls)))
-    profile = Profile(tuple(runs), names, tuple(calls), 1, 0.0, 0, (0,) * len(calls))
+    profile = Profile(tuple(runs), 1, names, tuple(calls), 1, 0.0, 0, (0,) * len(calls))
     report = make_report(profile=profile, kernels=())
     shares = sum(row.share.value for row in report.kernels) + report.gap_share.value
     assert shares == pytest.approx(100, rel=1e-6, abs=1e-6)
@@ -118,7 +118,7 @@ def test_memory_that_was_neither_planned_nor_followed_is_left_out() -> None:
 
 
 def test_model_without_kernels() -> None:
-    profile = Profile((0.01, 0.02), (), (), 2, 0.0, 0, ())
+    profile = Profile((0.01, 0.02), 1, (), (), 2, 0.0, 0, ())
     report = make_report(profile=profile, kernels=(), stages=())
     assert report.gap.value == pytest.approx(report.latency.median.value)
     assert report.gflops is None

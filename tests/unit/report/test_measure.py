@@ -39,6 +39,7 @@ class FakeRunner:
     """A model of three kernels whose third writes into the storage of the first's output."""
 
     inputs = outputs = ()
+    seconds = 0.001
 
     def __init__(self) -> None:
         self.replayed: list[str] = []
@@ -74,7 +75,7 @@ class FakeRunner:
 
     def time(self, inputs: Sequence[Any], *, warmup: int, repeat: int) -> Sequence[float]:
         self.timed.append((warmup, repeat))
-        return (0.001,) * repeat
+        return (self.seconds,) * repeat
 
     @contextmanager
     def instrument(self, callback: Callable[..., Any]) -> Iterator[None]:
@@ -99,18 +100,26 @@ def test_buffers_live_from_first_to_last_use() -> None:
 
 def test_replays_and_runs_take_turns() -> None:
     runner = FakeRunner()
-    result = profile(runner, [X], runs=7, warmup=2, budget_s=60)
-    assert len(result.run_ms) == result.replays == 7
-    assert runner.timed[0] == (2, 1)
-    assert runner.timed[1:] == [(1, 1)] * 5 + [(1, 2)]
+    result = profile(runner, [X], runs=13, warmup=3, budget_s=60)
+    assert len(result.run_ms) == result.replays == 13
+    assert result.warmup == 3
+    # Three runs to warm up, of which the first says how many are affordable.
+    assert runner.timed[:2] == [(0, 1), (1, 1)]
+    assert runner.timed[2:] == [(1, 2)] * 5 + [(1, 3)]
     # Each block replays once more than it counts.
-    assert runner.replayed == ["first", "second", "third"] * (7 + 6)
+    assert runner.replayed == ["first", "second", "third"] * (13 + 6)
     assert all(ms >= 0 for ms in result.call_ms)
 
 
-def test_budget_stops_after_a_block_but_not_before() -> None:
-    result = profile(FakeRunner(), [X], runs=60, warmup=0, budget_s=0)
-    assert len(result.run_ms) == result.replays == 10
+def test_a_slow_model_is_run_less_often() -> None:
+    # 1 ms a run and 1 ms a replay: 20 ms are enough for ten.
+    assert len(profile(FakeRunner(), [X], runs=60, warmup=0, budget_s=0.0201).run_ms) == 10
+    slow = FakeRunner()
+    slow.seconds = 3.0
+    result = profile(slow, [X], runs=60, warmup=5, budget_s=5)
+    assert len(result.run_ms) == result.replays == 3
+    assert result.warmup == 1
+    assert slow.timed == [(0, 1), (0, 3)]
 
 
 @pytest.mark.parametrize("runs", [1, 2, 5, 6, 7, 50])

@@ -127,7 +127,7 @@ def test_page_has_every_kernel_and_figure_label() -> None:
 
 
 def test_page_of_a_report_without_anything_optional() -> None:
-    profile = Profile((0.01, 0.02), (), (), 2, 0.0, 0, ())
+    profile = Profile((0.01, 0.02), 1, (), (), 2, 0.0, 0, ())
     report = replace(
         make_report(profile=profile, kernels=(), stages=(), planned=0), accuracy=None, sizes={}
     )
@@ -179,10 +179,10 @@ def test_failed_write_keeps_the_old_page(tmp_path: Path, monkeypatch: pytest.Mon
     path = tmp_path / "report.html"
     path.write_text("old")
 
-    def full(self: Path, target: Path) -> Path:
+    def full(source: Path, target: Path) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "replace", full)
+    monkeypatch.setattr("os.replace", full)
     with pytest.raises(FileError, match="No space left"):
         make_report().to_html(path)
     assert path.read_text() == "old"
