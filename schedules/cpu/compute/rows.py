@@ -53,10 +53,9 @@ def fold_row(
         name=f"{name}_lanes",
         attrs={ROLE: "lanes"},
     )
-    inner = te.reduce_axis((0, lanes), "kl")
     folded = te.compute(
-        tuple(lead), lambda *i: reduce(partial[(*i, inner)], axis=inner), name=f"{name}_fold",
-        attrs={ROLE: "fold"},
+        tuple(lead), lambda *i: _tree([partial[(*i, lane)] for lane in range(lanes)], combine),
+        name=f"{name}_fold", attrs={ROLE: "fold"},
     )  # fmt: skip
     rest = k - main * lanes
     if rest == 0:
@@ -152,3 +151,14 @@ def reduce_last(data: Any, kind: str, lanes: int) -> Any:
         name=kind,
         attrs={KERNEL: "row_reduction"},
     )
+
+
+def _tree(values: list[Any], combine: Combine) -> Any:
+    """Combine values pairwise, so that the chain of dependent operations is short."""
+    while len(values) > 1:
+        half = (len(values) + 1) // 2
+        values = [
+            combine(values[i], values[i + half]) if i + half < len(values) else values[i]
+            for i in range(half)
+        ]
+    return values[0]

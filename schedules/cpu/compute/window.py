@@ -69,8 +69,9 @@ def pool2d(
             count -= 1
         extents.append(count)
     out_h, out_w = extents
-    lowest = float(np.finfo(data.dtype).min) if kind == "max" else 0.0
-    fill = float("-inf") if kind == "max" and data.dtype.startswith("float") else lowest
+    fill = 0.0
+    if kind == "max":
+        fill = float("-inf") if str(data.dtype).startswith("float") else tirx.min_value(data.dtype)
     source = _pad_for(data, geometry, (out_h, out_w), kernel, fill)
     y = te.reduce_axis((0, kernel[0]), "kh")
     x = te.reduce_axis((0, kernel[1]), "kw")

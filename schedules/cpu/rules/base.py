@@ -9,9 +9,6 @@ from schedules.cpu.annotations import KERNEL, ROLE
 from schedules.tvm_adapter import Schedule, tirx
 from targets.spec import TargetSpec
 
-#: Bytes up to which a stage's intermediate buffer is kept on the stack.
-MAX_STACK_BYTES = 16 * 1024
-
 
 class NotApplicableError(Exception):
     """A rule does not fit a function; the message says why, and the next rule is tried."""

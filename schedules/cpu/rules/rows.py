@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from schedules.cpu.annotations import KERNEL
 from schedules.cpu.rules.base import (
-    MAX_STACK_BYTES,
     Applied,
     NotApplicableError,
     annotation,
@@ -47,27 +46,28 @@ class RowByRow:
         if not lead:
             lead = [sch.add_unit_loop(loops[0] if loops else heart)]
         row = sch.fuse(*lead) if len(lead) > 1 else lead[0]
+        chunk = row
+        count = extent(sch, row)
+        pieces = next((d for d in range(32, 1, -1) if count is not None and count % d == 0), 0)
+        if pieces and count is not None and count > pieces:
+            # TVM allocates what does not fit on the stack once for each parallel iteration.
+            chunk, row = sch.split(row, [pieces, None])
+        depth = 1 if chunk is row else 2
         for stage in reversed(stages):
             sch.compute_at(stage, row)
-        for stage in stages:
-            buffer = sch.get(stage).writes[0].source
-            length = buffer.shape[-1] if len(buffer.shape) else 1
-            if not isinstance(length, int) and not hasattr(length, "value"):
-                continue
-            if int(length) * 8 <= MAX_STACK_BYTES:
-                sch.set_scope(stage, 0, "local")
         for stage in [*stages, heart]:
-            inner = sch.get_loops(stage)[1:]
+            inner = sch.get_loops(stage)[depth:]
             name = role(sch, stage)
             if name == "lanes":
                 lane, step = inner[-2], inner[-1]
                 sch.reorder(step, lane)
                 sch.vectorize(lane)
-                sch.decompose_reduction(stage, step)
+                # Peels the first step, which sets the sums to zero.
+                sch.annotate(step, "pragma_loop_partition_hint", 1)
             elif name == "fold" or is_reduction(sch, stage):
                 if inner and (extent(sch, inner[-1]) or 99) <= 16:
                     sch.unroll(inner[-1])
             elif inner:
                 vectorize_inner(sch, inner[-1], lanes)
-        parallelize(sch, [row])
+        parallelize(sch, [chunk])
         return Applied("reduction" if kind == "row_reduction" else kind)

@@ -44,10 +44,8 @@ class RegisterTiled:
         stages = [*stages_with_role(sch, "pad"), *stages_with_role(sch, "pack")]
         inline_between(sch, [heart, *stages])
         consumers = [b for b in outputs(sch) if not same_block(sch, b, heart)]
-        if consumers:
-            sch.set_scope(heart, 0, "local")
-        else:
-            consumers = [sch.cache_write(heart, 0, "local")]
+        if not consumers:
+            consumers = [sch.cache_write(heart, 0, "global")]
 
         columns_outer = _weights_are_larger(sch, heart)
         node = sch.get(heart)

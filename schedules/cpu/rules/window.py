@@ -40,10 +40,8 @@ class ChannelWindow:
         pads = stages_with_role(sch, "pad")
         inline_between(sch, [heart, *pads])
         consumers = [b for b in outputs(sch) if not same_block(sch, b, heart)]
-        if consumers:
-            sch.set_scope(heart, 0, "local")
-        else:
-            consumers = [sch.cache_write(heart, 0, "local")]
+        if not consumers:
+            consumers = [sch.cache_write(heart, 0, "global")]
         dtype = output_dtype(sch, heart)
         n, h, w, c, kh, kw = sch.get_loops(heart)
         channels, width, height = extent(sch, c) or 1, extent(sch, w) or 1, extent(sch, h) or 1
