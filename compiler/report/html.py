@@ -18,7 +18,7 @@ from compiler.package.atomic import write_file
 from . import units
 from .model import Figure, KernelRow, Report
 from .plots import all_plots, kind_colours
-from .text import environment_line, summary_rows
+from .text import environment_line, gap_sentence, summary_rows
 
 _TITLES = {
     "plot-kernels": (
@@ -145,11 +145,7 @@ def _tile(title: str, value: str, unit: str, detail: str, figure: Figure) -> str
 def _warning(report: Report) -> str:
     if report.adds_up:
         return ""
-    return (
-        '<p class="warning">The kernels do not add up to the whole within 5 %: '
-        f"{escape(units.percent(report.gap_share))} of the median lies between them "
-        "(row “VM and gaps”).</p>"
-    )
+    return f'<p class="warning">{escape(gap_sentence(report))}</p>'
 
 
 def _section(place: str) -> str:

@@ -45,11 +45,7 @@ def renderables(report: Report, *, top: int = _TOP) -> Iterator[RenderableType]:
     yield _summary(report)
     yield _kernels(report, top)
     if not report.adds_up:
-        yield Text(
-            f"The kernels do not add up to the whole within 5 %: {units.percent(report.gap_share)} "
-            "of the median lies between them (row “VM and gaps”).",
-            style="yellow",
-        )
+        yield Text(gap_sentence(report), style="yellow")
     if any(row.fallback for row in report.kernels):
         yield _fallbacks(report)
     yield _kinds(report)
@@ -57,6 +53,17 @@ def renderables(report: Report, *, top: int = _TOP) -> Iterator[RenderableType]:
         yield _compile_steps(report)
     if report.notes:
         yield Text("\n" + "\n".join(report.notes), style="dim")
+
+
+def gap_sentence(report: Report) -> str:
+    """What to say of a gap above 5 %."""
+    share = units.percent(report.gap_share)
+    calls = sum(row.calls.value for row in report.kernels)
+    each = f", {1e3 * report.gap.value / calls:.2f} µs for each kernel call," if calls else ""
+    return (
+        f"The kernels do not add up to the whole within 5 %: {share} of the median{each} lies "
+        "between them (row “VM and gaps”)."
+    )
 
 
 def _grid() -> Table:

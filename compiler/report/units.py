@@ -12,11 +12,11 @@ MISSING = "–"
 
 
 def milliseconds(value: float) -> str:
-    """Milliseconds with about three significant digits: 0.0123, 1.23, 123."""
+    """Milliseconds with about three significant digits: 0.0123, 1.234, 123.4."""
     if not math.isfinite(value):
         return str(value)
     size = abs(value)
-    digits = 0 if size >= 1000 else 1 if size >= 100 else 2 if size >= 10 else 3
+    digits = next((d for d, least in enumerate((1000, 100, 10, 0.1)) if size >= least), 4)
     return f"{value:.{digits}f}"
 
 

@@ -211,7 +211,15 @@ def test_rich_prints_it() -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.0012, "0.001"), (1.23, "1.230"), (12.345, "12.35"), (123.45, "123.5"), (12345.0, "12345")],
+    [
+        (0, "0.0000"),
+        (0.0012, "0.0012"),
+        (0.12, "0.120"),
+        (1.23, "1.230"),
+        (12.345, "12.35"),
+        (123.45, "123.5"),
+        (12345.0, "12345"),
+    ],
 )
 def test_milliseconds(value: float, text: str) -> None:
     assert units.milliseconds(value) == text
