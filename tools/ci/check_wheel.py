@@ -27,7 +27,7 @@ TESTS = ("tests/unit/targets", "tests/unit/package", "tests/unit/cli")
 
 
 def run(*command: str | Path, cwd: Path, path: Path | None = None) -> None:
-    """Run a command, show it, and raise if it fails.
+    """Run a command, show it, and end the program if it fails.
 
     Args:
         command: The program and its arguments.
@@ -40,7 +40,11 @@ def run(*command: str | Path, cwd: Path, path: Path | None = None) -> None:
     if path is not None:
         environment["PATH"] = f"{path}{os.pathsep}{environment['PATH']}"
     start = perf_counter()
-    subprocess.run([str(c) for c in command], cwd=cwd, env=environment, check=True)
+    code = subprocess.run(
+        [str(c) for c in command], cwd=cwd, env=environment, check=False
+    ).returncode
+    if code != 0:
+        raise SystemExit(f"error: it ended with exit code {code}")
     print(f"  {perf_counter() - start:.1f} s", flush=True)
 
 
