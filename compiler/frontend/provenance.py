@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import fx
@@ -55,7 +55,9 @@ def origin_of(node: fx.Node) -> Origin:
 
 def operator_name(node: fx.Node) -> str:
     """Full name of the operator that a node calls, such as ``aten.cumsum.default``."""
-    target = node.target
+    target: Any = node.target
+    if getattr(target, "__name__", "") == "with_effects":
+        target = node.args[1]  # the operator that has the effect
     return (
         str(target)
         if not callable(target) or hasattr(target, "overloadpacket")

@@ -163,8 +163,8 @@ def _interface(
             variable = relax.Var(node.name, relax.TensorType(shape, dtype))
             input_variables[node.name] = variable
             importer.env[node] = variable
-        elif not node.users:
-            continue  # for example a BatchNorm's num_batches_tracked
+        elif not node.users or spec.kind is InputKind.TOKEN:
+            continue  # an order of effects; or for example a BatchNorm's num_batches_tracked
         elif spec.kind in (InputKind.PARAMETER, InputKind.BUFFER):
             tensor = _stored(program, str(spec.target))
             key = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
@@ -215,7 +215,7 @@ def _check_effects(program: torch.export.ExportedProgram, notes: list[str]) -> N
     for spec in program.graph_signature.output_specs:
         if spec.kind is OutputKind.USER_INPUT_MUTATION:
             notes.append(f"input {spec.target!r} is changed in place by the model, not here")
-        elif spec.kind not in kept:
+        elif spec.kind not in kept and spec.kind is not OutputKind.TOKEN:
             raise ModelError(
                 f"the model has an effect that cannot be compiled ({spec.kind.name})",
                 stage="frontend",
