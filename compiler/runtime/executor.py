@@ -58,6 +58,7 @@ class Executor:
         self.inputs = tuple(inputs)
         self.outputs = tuple(outputs)
         self.threads = check_threads(threads)
+        self.library = library
         self._lock = threading.RLock()
         self._vm = _load(library, name)
         self._main = self._vm["main"]
