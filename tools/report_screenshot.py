@@ -19,45 +19,59 @@ from compiler.report import Report
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 
+def browser_command(profile: Path, *, width: int, height: int) -> list[str] | None:
+    """Chromium without a window and without a network; None if it is not installed.
+
+    Args:
+        profile: A folder for its settings, so that the user's own are left alone.
+        width: Of the page, pixels.
+        height: Of the page, pixels.
+    """
+    browser = next((path for name in _BROWSERS if (path := shutil.which(name))), None)
+    if browser is None:
+        return None
+    return [
+        browser,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--no-first-run",
+        "--hide-scrollbars",
+        # No host resolves: what the page shows, it holds.
+        "--host-resolver-rules=MAP * ~NOTFOUND",
+        f"--user-data-dir={profile}",
+        f"--window-size={width},{height}",
+        "--virtual-time-budget=10000",
+    ]
+
+
 def screenshot(page: Path, image: Path, *, width: int, height: int, dark: bool) -> None:
     """Draw an HTML file into a PNG.
 
     Raises:
-        FileNotFoundError: No Chromium is installed.
-        subprocess.CalledProcessError: It failed, or took longer than two minutes to draw.
+        FileNotFoundError: No Chromium is installed, or it drew nothing.
+        subprocess.CalledProcessError: It failed.
+        subprocess.TimeoutExpired: It took longer than two minutes.
     """
-    browser = next((path for name in _BROWSERS if (path := shutil.which(name))), None)
-    if browser is None:
-        raise FileNotFoundError(f"none of {', '.join(_BROWSERS)} is installed")
     with tempfile.TemporaryDirectory() as profile:
-        command = [
-            browser,
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--disable-background-networking",
-            "--disable-component-update",
-            "--disable-sync",
-            "--no-first-run",
-            "--hide-scrollbars",
-            # No host resolves: what the page shows, it holds.
-            "--host-resolver-rules=MAP * ~NOTFOUND",
-            f"--user-data-dir={profile}",
-            f"--window-size={width},{height}",
-            "--virtual-time-budget=10000",
-            f"--screenshot={image.resolve()}",
-        ]
+        command = browser_command(Path(profile), width=width, height=height)
+        if command is None:
+            raise FileNotFoundError(f"none of {', '.join(_BROWSERS)} is installed")
+        command.append(f"--screenshot={image.resolve()}")
         if dark:
             command.append("--blink-settings=preferredColorScheme=0")
         command.append(page.resolve().as_uri())
         subprocess.run(command, check=True, capture_output=True, timeout=120)
     if not image.is_file():
-        raise FileNotFoundError(f"{browser} wrote no {image}")
+        raise FileNotFoundError(f"Chromium wrote no {image}")
 
 
 def main() -> int:
     """Run the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Take a screenshot of a report.")
     parser.add_argument("report", type=Path, help="a report's JSON file")
     parser.add_argument("image", type=Path, help="the PNG to write")
     parser.add_argument("--width", type=int, default=1320)

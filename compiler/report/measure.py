@@ -90,7 +90,7 @@ def measure(
         accuracy=numerical_error,
         inputs=tuple(str(spec) for spec in getattr(executor, "inputs", ())),
         outputs=tuple(str(spec) for spec in getattr(executor, "outputs", ())),
-        notes=_notes(measured, here.load_1min),
+        notes=_notes(measured, kernels, here.load_1min),
     )
 
 
@@ -144,7 +144,9 @@ def _process_rss() -> Figure:
     return Figure.measured(psutil.Process().memory_info().rss, "B")
 
 
-def _notes(measured: Profile, load: Figure | None) -> tuple[str, ...]:
+def _notes(
+    measured: Profile, kernels: Sequence[KernelInfo], load: Figure | None
+) -> tuple[str, ...]:
     method = (
         "Kernels are timed one by one, in the order and on the buffers of a real run "
         f"({measured.replays} replays); {measured.overhead_us:.2f} µs for an empty call is "
@@ -156,6 +158,12 @@ def _notes(measured: Profile, load: Figure | None) -> tuple[str, ...]:
         "measured; above 100 % the data came from caches."
     )
     notes = [method, counting]
+    unknown = set(measured.call_names) - {info.name for info in kernels}
+    if unknown:
+        notes.append(
+            f"The compiler gave no description of {len(unknown)} kernels: their FLOPs, bytes and "
+            "whether they met only the fallback are not known."
+        )
     if load is not None and load.value > max(1.5, 0.75 * (os.cpu_count() or 1)):
         notes.append(
             f"The machine was busy (load {load.value:g} over the last minute): times may be "

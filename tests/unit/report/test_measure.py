@@ -146,6 +146,7 @@ def test_measure_fills_the_report() -> None:
     assert report.memory.process_rss.value > 2**20
     assert report.memory.process_rss.label == "measured"
     assert report.environment.versions["tilewright"]
+    assert any("no description of 3 kernels" in note for note in report.notes)
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system cannot pin")
