@@ -128,12 +128,20 @@ def test_foreign_document(text: str) -> None:
         ({"gap": {"value": "x", "unit": "", "label": "measured"}}, r"\$\.gap\.value"),
         ({"gap": {"value": True, "unit": "", "label": "measured"}}, r"\$\.gap\.value"),
         ({"gap": {"value": 1, "unit": "", "label": "guessed"}}, r"\$\.gap: label must be"),
+        ({"gap": {"value": 10**400, "unit": "", "label": "measured"}}, r"number too large"),
+        ({"latency": {"runs": True}}, r"\$\.latency: missing field"),
         ({"gap": None}, r"\$\.gap: expected"),
     ],
 )
 def test_damaged_report_names_the_place(edits: dict[str, Any], at: str) -> None:
     with pytest.raises(ReportError, match=at):
         Report.from_json(changed(**edits))
+
+
+def test_truth_value_is_no_count() -> None:
+    latency = make_report().to_dict()["latency"]
+    with pytest.raises(ReportError, match=r"\$\.latency\.runs: expected int, found bool"):
+        Report.from_json(changed(latency={**latency, "runs": True}))
 
 
 def test_read_missing_file(tmp_path: Any) -> None:

@@ -196,6 +196,12 @@ def test_notebook_fragment_has_no_scripts() -> None:
     assert "tiny-net" in fragment
 
 
+def test_notebook_sums_the_kernels_that_it_does_not_show() -> None:
+    fragment = notebook_html(make_report(), top=1)
+    assert "<td>1.000</td><td>25.0 %</td>" in fragment.split("2 more", 1)[1]
+    assert "cumsum" not in fragment
+
+
 def test_rich_prints_it() -> None:
     import io
 
