@@ -127,7 +127,7 @@ def describe_host(
     tvm["num-cores"] = cores
 
     clock, clock_source = _first(
-        (measured_clock_hz, "measured: a chain of multiplications on one core"),
+        (measured_clock_hz, "measured: a chain of additions on one core"),
         (cpu.max_clock_hz, "reported: the highest clock of cpufreq"),
         (cpu.reported_clock_hz, "reported: 'cpu MHz' in /proc/cpuinfo"),
         (_FALLBACK_CLOCK_HZ, "assumed: the system gives no clock"),

@@ -12,16 +12,16 @@ import mmap
 from collections.abc import Callable
 from time import perf_counter
 
-#: ``imul rax, rax`` eight times, ``dec rdi``, ``jnz`` to the start, ``ret``. Each multiplication
-#: waits for the one before, three cycles on every x86 core since 2008 (Nehalem, Zen) on.
-_MULTIPLIES = 8
-_LATENCY_CYCLES = 3
-_BODY = b"\x48\x0f\xaf\xc0" * _MULTIPLIES + b"\x48\xff\xcf"
+#: ``add rax, rcx`` 32 times, ``dec rdi``, ``jnz`` to the start, ``ret``. Each addition of two
+#: registers waits for the one before, one cycle on every x86; the loop's own two instructions
+#: run beside them. (Additions of constants would not do: recent cores fold them away.)
+_ADDITIONS = 32
+_BODY = b"\x48\x01\xc8" * _ADDITIONS + b"\x48\xff\xcf"
 _CODE = _BODY + b"\x75" + bytes([256 - (len(_BODY) + 2)]) + b"\xc3"
 
 
-def measure_x86_clock_hz(loops: int = 200_000, repeats: int = 6) -> float | None:
-    """The clock that one core really runs at, from a chain of multiplications of known latency.
+def measure_x86_clock_hz(loops: int = 150_000, repeats: int = 6) -> float | None:
+    """The clock that one core really runs at, from a chain of additions of one cycle each.
 
     Only to be called on a 64-bit x86. The best of several runs counts, since interruptions
     only ever make a run longer.
@@ -42,7 +42,7 @@ def measure_x86_clock_hz(loops: int = 200_000, repeats: int = 6) -> float | None
         return None
     run = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_uint64)(address)
     best = min(_seconds(lambda: run(loops)) for _ in range(repeats))
-    return round(loops * _MULTIPLIES * _LATENCY_CYCLES / best / 1e7) * 1e7
+    return round(loops * _ADDITIONS / best / 1e7) * 1e7
 
 
 def measure_copy_bandwidth(buffer_bytes: int, repeats: int = 4) -> float | None:
