@@ -95,7 +95,7 @@ def main(
 
     Exit code 0 if ours was measured on every network, 1 if not.
     """
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 130)
     if write is not None and no_write:
         raise click.UsageError("--write and --no-write exclude each other")
     folder = None if no_write else (write or (None if quick else ROOT / "docs" / "benchmarks"))

@@ -8,6 +8,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from targets import cpu_name, host_features
+
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -16,7 +18,7 @@ class Machine:
     """What the results stand beside.
 
     Attributes:
-        cpu: The processor's name, with the family's code name where a virtual machine hides it.
+        cpu: The processor's name.
         logical_cpus: CPUs that this process may use.
         isa: The widest instruction sets that matter here.
         system: Kernel and C library.
@@ -30,30 +32,26 @@ class Machine:
     python: str
 
 
-_FLAGS = (
+#: The instruction sets worth naming beside a figure; LLVM's names.
+_FEATURES = (
     "avx2",
     "fma",
     "avx512f",
-    "avx512_vnni",
-    "avx512_bf16",
-    "avx_vnni",
-    "amx_tile",
-    "amx_int8",
+    "avx512vnni",
+    "avx512bf16",
+    "avxvnni",
+    "amx-bf16",
+    "amx-int8",
 )
 
 
-def this_machine(cpuinfo: str | None = None) -> Machine:
-    """Read it from ``/proc/cpuinfo``, or from a text in the same form."""
-    text = Path("/proc/cpuinfo").read_text() if cpuinfo is None else cpuinfo
-    fields = dict(re.findall(r"^([^\t:]+?)\s*: ?(.*)$", text, re.MULTILINE))
-    flags = set(fields.get("flags", "").split())
-    name = fields.get("model name", platform.processor() or platform.machine())
-    if fields.get("cpu family"):
-        name += f" (family {fields['cpu family']}, model {fields.get('model', '?')})"
+def this_machine() -> Machine:
+    """What is known of the machine that this runs on."""
+    features = host_features()
     return Machine(
-        cpu=" ".join(name.split()),
+        cpu=cpu_name(),
         logical_cpus=len(os.sched_getaffinity(0)),
-        isa=tuple(flag for flag in _FLAGS if flag in flags),
+        isa=tuple(name for name in _FEATURES if name in features),
         system=f"{platform.system()} {platform.release()}, {' '.join(platform.libc_ver())}",
         python=platform.python_version(),
     )
