@@ -20,7 +20,7 @@ _BODY = b"\x48\x01\xc8" * _ADDITIONS + b"\x48\xff\xcf"
 _CODE = _BODY + b"\x75" + bytes([256 - (len(_BODY) + 2)]) + b"\xc3"
 
 
-def measure_x86_clock_hz(loops: int = 150_000, repeats: int = 6) -> float | None:
+def measure_x86_clock_hz(loops: int = 150_000, repeats: int = 20) -> float | None:
     """The clock that one core really runs at, from a chain of additions of one cycle each.
 
     Only to be called on a 64-bit x86. The best of several runs counts, since interruptions
