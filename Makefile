@@ -26,7 +26,7 @@ STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint format ci bench zoo clean distclean linker
+.PHONY: help setup demo test test-all lint lint-ruff lint-format lint-types lint-layers lint-files format ci bench zoo clean distclean linker
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -66,11 +66,22 @@ test: setup
 test-all: setup $(STAMP)-zoo
 	$(BIN)/pytest $(PYTEST_ARGS)
 
-lint: $(STAMP)
+# One target a checker, so that `make -k lint` shows what all of them find.
+lint: lint-ruff lint-format lint-types lint-layers lint-files
+
+lint-ruff: $(STAMP)
 	$(BIN)/ruff check .
+
+lint-format: $(STAMP)
 	$(BIN)/ruff format --check .
+
+lint-types: $(STAMP)
 	$(BIN)/mypy
+
+lint-layers: $(STAMP)
 	$(BIN)/lint-imports
+
+lint-files: $(STAMP)
 	$(RUN) -m tools.ci.check_files
 
 format: $(STAMP)
