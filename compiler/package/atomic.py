@@ -86,11 +86,12 @@ def write_folder(path: Path, members: Mapping[str, bytes], *, may_replace: bool)
     Raises:
         FileError: It cannot be written; nothing is left behind.
     """
-    if path.is_symlink() or (path.exists() and not path.is_dir()):
+    there = _probe(path, path.exists)
+    if path.is_symlink() or (there and not path.is_dir()):
         raise FileError(
             "cannot write the folder: a file is there", where=str(path), hint="choose another path"
         )
-    if path.exists() and not may_replace:
+    if there and not may_replace:
         raise FileError(
             "cannot write the folder: another folder is there, and it is no bundle",
             where=str(path),
@@ -102,7 +103,7 @@ def write_folder(path: Path, members: Mapping[str, bytes], *, may_replace: bool)
             for name, data in members.items():
                 _write_new(temporary / name, partial(_write_all, data))
             _sync_folder(temporary)
-            if path.exists():
+            if there:
                 path.rename(old)
             try:
                 temporary.rename(path)
@@ -115,12 +116,24 @@ def write_folder(path: Path, members: Mapping[str, bytes], *, may_replace: bool)
             raise file_error(error, path, "write the folder") from error
 
 
+def _probe(path: Path, question: Callable[[], bool]) -> bool:
+    """Ask about a path; one that the system cannot even look at raises.
+
+    Raises:
+        FileError: Its name is too long, or a folder on the way is closed to us.
+    """
+    try:
+        return question()
+    except OSError as error:
+        raise file_error(error, path, "write there") from error
+
+
 def _write_all(data: bytes, file: BinaryIO) -> None:
     file.write(data)
 
 
 def _refuse_folder(path: Path) -> None:
-    if path.is_dir():
+    if _probe(path, path.is_dir):
         raise FileError(
             "cannot write the file: the path is a folder",
             where=str(path),

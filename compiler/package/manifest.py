@@ -166,7 +166,8 @@ _DAMAGED = "copy the bundle again from where it came from, or compile the model 
 
 def _parse(data: bytes, at: str) -> dict[str, Any]:
     try:
-        document = json.loads(data.decode("utf-8"), parse_constant=_no_constant)
+        text = data.decode("utf-8")
+        document = json.loads(text, parse_constant=_no_constant, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise BundleError(f"it is no JSON document: {error}", where=at, hint=_DAMAGED) from error
     if not isinstance(document, dict) or document.get("format") != FORMAT:
@@ -180,6 +181,14 @@ def _parse(data: bytes, at: str) -> dict[str, Any]:
 
 def _no_constant(text: str) -> float:
     raise ValueError(f"{text} is not allowed")
+
+
+def _finite(text: str) -> float:
+    """A number that float64 can hold; ``1e999`` would become an infinity, which JSON lacks."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is too large")
+    return number
 
 
 def _canonical(document: Mapping[str, Any]) -> bytes:
