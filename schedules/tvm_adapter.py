@@ -20,6 +20,7 @@ os.environ.setdefault("TVM_BIND_THREADS", "0")
 import tvm
 import tvm_ffi
 from tvm import IRModule, ir, relax, s_tir, target, te, tirx, topi
+from tvm.ir import GenericConst
 from tvm.ir import transform as ir_transform
 from tvm.s_tir import Schedule
 from tvm.s_tir.schedule import ScheduleError
@@ -57,6 +58,7 @@ def convert_to_packed(function: Callable[..., Any]) -> Any:
 
 __all__ = [
     "TVM_VERSION",
+    "GenericConst",
     "IRModule",
     "Schedule",
     "ScheduleError",

@@ -6,9 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from compiler.lower.channels_last import channels_last
+from compiler.lower.fold_batch_norm import fold_batch_norm
+from compiler.lower.fold_constants import fold_constants
+from compiler.lower.legalize_kernels import KernelLegalizer
 from compiler.lower.lift_constants import lift_constants
 from compiler.lower.parameters import ParameterTable
 from compiler.stages import Imported, Lowered, StageLog
+from schedules.cpu.default import schedule_module
 from schedules.tvm_adapter import IRModule, relax, target as tvm_target
 from targets.spec import TargetSpec
 
@@ -25,13 +30,22 @@ class Step:
 
 def graph_passes(table: ParameterTable, target: TargetSpec) -> list[Step]:
     """Passes on Relax operators, then their lowering to fused TIR functions."""
+    t = relax.transform
+    kernels = KernelLegalizer(table, target).legalize_map()
     return [
-        Step("DecomposeOpsForInference", relax.transform.DecomposeOpsForInference()),
-        Step("LegalizeOps", relax.transform.LegalizeOps()),
-        Step("AnnotateTIROpPattern", relax.transform.AnnotateTIROpPattern()),
-        Step("FoldConstant", relax.transform.FoldConstant()),
-        Step("FuseOps", relax.transform.FuseOps()),
-        Step("FuseTIR", relax.transform.FuseTIR()),
+        Step("FoldConstants", lambda m: fold_constants(m, table)),
+        Step("FoldBatchNorm", lambda m: fold_batch_norm(m, table)),
+        Step("DecomposeOpsForInference", t.DecomposeOpsForInference()),
+        Step("ChannelsLast", lambda m: channels_last(m, table)),
+        Step("FoldConstantsAgain", lambda m: fold_constants(m, table)),
+        Step("LegalizeKernels", t.LegalizeOps(kernels)),
+        Step("LegalizeRest", t.LegalizeOps()),
+        Step("AnnotateTIROpPattern", t.AnnotateTIROpPattern()),
+        Step("FoldConstant", t.FoldConstant()),
+        Step("DeadCodeElimination", t.DeadCodeElimination(["main"])),
+        Step("FuseOps", t.FuseOps()),
+        Step("FuseTIR", t.FuseTIR()),
+        Step("DeadFunctionElimination", t.DeadCodeElimination(["main"])),
     ]
 
 
@@ -82,6 +96,8 @@ def lower(
         with log.time("lower", "BindParameters"):
             module = bind_parameters(imported, table)
         module = run_passes(module, graph_passes(table, target), log, dump_to)
+        with log.time("lower", "DefaultSchedules"):
+            module, decisions = schedule_module(module, target)
         with log.time("lower", "LiftConstants"):
             module, parameters = lift_constants(module, table)
         module = run_passes(module, vm_passes(), log)

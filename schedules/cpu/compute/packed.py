@@ -149,14 +149,21 @@ def conv2d_packed(
     out_channels: int,
     geometry: ConvGeometry,
     tile: RegisterTile,
+    *,
+    input_dilation: tuple[int, int] = (1, 1),
+    out_size: tuple[int, int] | None = None,
 ) -> Any:
-    """2-D convolution of ``NHWC`` data with a kernel packed by `pack_kernel`; returns ``NHWC``."""
+    """2-D convolution of ``NHWC`` data with a kernel packed by `pack_kernel`; returns ``NHWC``.
+
+    With `input_dilation`, the stride of a transposed convolution, zeros are put between the
+    input's elements; `out_size` is then the transposed convolution's output height and width.
+    """
     batch, height, width, channels = (_int(v) for v in data.shape)
     panels, kh, kw, inner, lanes = (_int(v) for v in packed.shape)
     groups = geometry.groups
     stride_h, stride_w = geometry.strides
     dilation_h, dilation_w = geometry.dilation
-    out_h, out_w = geometry.output_extent((height, width), (kh, kw))
+    out_h, out_w = out_size or geometry.output_extent((height, width), (kh, kw))
     rows_h, rows_w = round_up(out_h, tile.row_outer), round_up(out_w, tile.row_inner)
     source = pad_spatial(
         data,
@@ -165,6 +172,7 @@ def conv2d_packed(
             (rows_h - 1) * stride_h + (kh - 1) * dilation_h + 1,
             (rows_w - 1) * stride_w + (kw - 1) * dilation_w + 1,
         ),
+        dilate=input_dilation,
     )
     per_group = panels // groups
     columns = panels * lanes

@@ -1,0 +1,456 @@
+"""LegalizeKernels: operators become compute definitions that the schedule rules know.
+
+What is not in the map here takes TVM's own definition. Constant weights are packed now, in
+NumPy, for the register tile that the target calls for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from compiler.lower.graph import dtype_of, is_constant, operator_name, shape_of
+from compiler.lower.parameters import ParameterTable, value_of
+from schedules.cpu.compute import packed, rows, window
+from schedules.cpu.compute.activations import ACTIVATIONS
+from schedules.cpu.compute.packed import ConvGeometry
+from schedules.cpu.tiling import RegisterTile, choose_register_tile
+from schedules.tvm_adapter import relax
+from targets.spec import TargetSpec
+
+Legalize = Callable[[Any, Any], Any]
+
+#: TVM's fusion patterns: what may follow a kernel in the same function.
+ELEMENTWISE, OUT_ELEMENTWISE_FUSABLE, OPAQUE = 0, 4, 8
+
+
+@dataclass(frozen=True, slots=True)
+class KernelLegalizer:
+    """Legalizations for one target; `legalize_map` is what `relax.transform.LegalizeOps` takes."""
+
+    table: ParameterTable
+    spec: TargetSpec
+
+    def legalize_map(self) -> dict[str, Legalize]:
+        """Relax operator name -> legalization."""
+        return {
+            "relax.nn.conv2d": self.conv2d,
+            "relax.nn.conv2d_transpose": self.conv2d_transpose,
+            "relax.nn.max_pool2d": self.pool2d,
+            "relax.nn.avg_pool2d": self.pool2d,
+            "relax.nn.adaptive_avg_pool2d": self.adaptive_avg_pool2d,
+            "relax.matmul": self.matmul,
+            "relax.nn.softmax": self.softmax,
+            "relax.nn.log_softmax": self.softmax,
+            "relax.nn.layer_norm": self.layer_norm,
+            "relax.nn.rms_norm": self.rms_norm,
+            "relax.nn.group_norm": self.group_norm,
+            "relax.nn.instance_norm": self.instance_norm,
+            "relax.mean": self.reduce,
+            "relax.sum": self.reduce,
+            "relax.max": self.reduce,
+            "relax.min": self.reduce,
+            **dict.fromkeys(ACTIVATIONS, self.activation),
+        }
+
+    # Convolutions and matrix products
+
+    def conv2d(self, bb: Any, call: Any) -> Any:
+        """``NHWC`` convolutions with known weights; depthwise ones have a kernel of their own."""
+        data, weight = call.args
+        a = call.attrs
+        shape = shape_of(data)
+        if (
+            a.data_layout != "NHWC"
+            or a.kernel_layout != "OIHW"
+            or not is_constant(weight)
+            or shape is None
+            or not all(isinstance(v, int) for v in shape[1:])
+        ):
+            return default(bb, call)
+        geometry = ConvGeometry(
+            _pair(a.strides), _quad(a.padding), _pair(a.dilation), int(a.groups)
+        )
+        value = value_of(weight)
+        out_channels, inner, kh, kw = value.shape
+        name = self.table.name_of(weight) or "weight"
+        if geometry.groups == shape[3] and inner == 1 and geometry.groups > 1:
+            constant = self.table.constant(window.pack_depthwise(value), f"{name}.packed")
+            return bb.call_te(
+                lambda x, w: window.depthwise_conv2d(x, w, geometry),
+                data,
+                constant,
+                primfunc_name_hint="depthwise_conv2d",
+                primfunc_attrs={"op_pattern": OUT_ELEMENTWISE_FUSABLE},
+            )
+        size = geometry.output_extent((shape[1], shape[2]), (kh, kw))
+        tile = self._tile(size, out_channels // geometry.groups, shape[3] * geometry.strides[1])
+        constant = self.table.constant(
+            packed.pack_kernel(value, tile.columns, geometry.groups), f"{name}.packed"
+        )
+        return bb.call_te(
+            lambda x, w: packed.conv2d_packed(x, w, out_channels, geometry, tile),
+            data,
+            constant,
+            primfunc_name_hint="conv2d",
+            primfunc_attrs={"op_pattern": OUT_ELEMENTWISE_FUSABLE},
+        )
+
+    def conv2d_transpose(self, bb: Any, call: Any) -> Any:
+        """A transposed convolution as a convolution over the input with zeros in between."""
+        data, weight = call.args
+        a = call.attrs
+        shape, out = shape_of(data), shape_of(call)
+        if (
+            a.data_layout != "NHWC"
+            or a.kernel_layout != "IOHW"
+            or not is_constant(weight)
+            or shape is None
+            or out is None
+            or not all(isinstance(v, int) for v in [*shape[1:], *out[1:]])
+        ):
+            return default(bb, call)
+        groups = int(a.groups)
+        value = value_of(weight)[:, :, ::-1, ::-1]
+        inputs, per_group, kh, kw = value.shape
+        kernel = np.concatenate(
+            [g.transpose(1, 0, 2, 3) for g in np.split(value, groups, axis=0)], axis=0
+        )
+        dilation = _pair(a.dilation)
+        padding = _quad(a.padding)
+        top = dilation[0] * (kh - 1) - padding[0]
+        left = dilation[1] * (kw - 1) - padding[1]
+        geometry = ConvGeometry((1, 1), (top, left, 0, 0), dilation, groups)
+        tile = self._tile((out[1], out[2]), per_group, shape[3])
+        name = self.table.name_of(weight) or "weight"
+        constant = self.table.constant(
+            packed.pack_kernel(kernel, tile.columns, groups), f"{name}.packed"
+        )
+        return bb.call_te(
+            lambda x, w: packed.conv2d_packed(
+                x, w, per_group * groups, geometry, tile,
+                input_dilation=_pair(a.strides), out_size=(out[1], out[2]),
+            ),
+            data,
+            constant,
+            primfunc_name_hint="conv2d_transpose",
+            primfunc_attrs={"op_pattern": OUT_ELEMENTWISE_FUSABLE},
+        )  # fmt: skip
+
+    def matmul(self, bb: Any, call: Any) -> Any:
+        """Products with a constant matrix (packed now) and between activations (packed inside)."""
+        lhs, rhs = call.args
+        left, right = shape_of(lhs), shape_of(rhs)
+        if left is None or right is None or len(right) < 2 or not left:
+            return default(bb, call)
+        if dtype_of(lhs) != dtype_of(rhs) or not dtype_of(lhs).startswith("float"):
+            return default(bb, call)
+        if len(left) == 1:
+            wide = bb.emit(relax.op.expand_dims(lhs, 0))
+            product = bb.emit(self.matmul(bb, bb.normalize(relax.op.matmul(wide, rhs))))
+            return relax.op.squeeze(product, [len(right) - 2])
+        if is_constant(rhs) and len(right) == 2:
+            return self._dense(bb, lhs, rhs, left)
+        return self._batch_matmul(bb, lhs, rhs, call)
+
+    def _dense(self, bb: Any, lhs: Any, rhs: Any, left: list[Any]) -> Any:
+        value = value_of(rhs)
+        reduction, n = value.shape
+        m = left[-2] if isinstance(left[-2], int) else 0
+        tile = self._tile((1, m), n, reduction)
+        name = self.table.name_of(rhs) or "weight"
+        constant = self.table.constant(packed.pack_matrix(value, tile.columns), f"{name}.packed")
+        return bb.call_te(
+            lambda x, w: packed.matmul_packed(x, w, n, tile),
+            lhs,
+            constant,
+            primfunc_name_hint="dense",
+            primfunc_attrs={"op_pattern": OUT_ELEMENTWISE_FUSABLE},
+        )
+
+    def _batch_matmul(self, bb: Any, lhs: Any, rhs: Any, call: Any) -> Any:
+        transpose = False
+        producer = bb.lookup_binding(rhs) if isinstance(rhs, relax.Var) else None
+        rank = len(shape_of(rhs) or [])
+        if operator_name(producer) == "permute_dims" and producer.attrs.axes is not None:
+            axes = [int(v) % rank for v in producer.attrs.axes]
+            if axes == [*range(rank - 2), rank - 1, rank - 2]:
+                rhs, transpose = producer.args[0], True
+        left, right = shape_of(lhs), shape_of(rhs)
+        if left is None or right is None:
+            return default(bb, call)
+        full = max(len(left), len(right))
+        if len(left) < full:
+            lhs = bb.emit(relax.op.reshape(lhs, [1] * (full - len(left)) + left))
+        if len(right) < full:
+            rhs = bb.emit(relax.op.reshape(rhs, [1] * (full - len(right)) + right))
+        if full == 2:
+            lhs = bb.emit(relax.op.expand_dims(lhs, 0))
+            rhs = bb.emit(relax.op.expand_dims(rhs, 0))
+        n = right[-2] if transpose else right[-1]
+        m, reduction = left[-2], left[-1]
+        tile = self._tile(
+            (1, m if isinstance(m, int) else 0),
+            n if isinstance(n, int) else self.spec.vector_lanes("float32") * 3,
+            reduction if isinstance(reduction, int) else 1,
+        )
+        product = bb.call_te(
+            lambda x, y: packed.batch_matmul(x, y, tile, transpose_rhs=transpose),
+            lhs,
+            rhs,
+            primfunc_name_hint="batch_matmul",
+            primfunc_attrs={"op_pattern": OUT_ELEMENTWISE_FUSABLE},
+        )
+        if full == 2:
+            return relax.op.squeeze(bb.emit(product), [0])
+        return product
+
+    def _tile(self, extent: tuple[int, int], columns: int, row_elements: int) -> RegisterTile:
+        return choose_register_tile(
+            self.spec, extent, columns, "float32", row_stride_bytes=4 * row_elements
+        )
+
+    # Pooling
+
+    def pool2d(self, bb: Any, call: Any) -> Any:
+        """Max and average pooling in ``NHWC``."""
+        a = call.attrs
+        shape = shape_of(call.args[0])
+        if a.layout != "NHWC" or shape is None or not all(isinstance(v, int) for v in shape[1:]):
+            return default(bb, call)
+        kind = "max" if operator_name(call) == "nn.max_pool2d" else "avg"
+        geometry = ConvGeometry(_pair(a.strides), _quad(a.padding), _pair(a.dilation))
+        return bb.call_te(
+            lambda x: window.pool2d(
+                x, _pair(a.pool_size), geometry, "max" if kind == "max" else "avg",
+                ceil_mode=bool(a.ceil_mode), count_include_pad=bool(a.count_include_pad),
+            ),
+            call.args[0],
+            primfunc_name_hint=f"{kind}_pool2d",
+            primfunc_attrs={"op_pattern": OUT_ELEMENTWISE_FUSABLE},
+        )  # fmt: skip
+
+    def adaptive_avg_pool2d(self, bb: Any, call: Any) -> Any:
+        """Average pooling whose window divides the input, else TVM's own definition."""
+        shape = shape_of(call.args[0])
+        size = call.attrs.output_size
+        if call.attrs.layout != "NHWC" or shape is None or size is None:
+            return default(bb, call)
+        out = _pair(size)
+        if not all(isinstance(v, int) for v in shape[1:3]) or shape[1] % out[0] or shape[2] % out[1]:
+            return default(bb, call)
+        if out == (1, 1):
+            mean = bb.normalize(relax.op.mean(call.args[0], [1, 2], True))
+            return default(bb, mean)
+        kernel = (shape[1] // out[0], shape[2] // out[1])
+        return bb.call_te(
+            lambda x: window.pool2d(x, kernel, ConvGeometry(kernel), "avg"),
+            call.args[0],
+            primfunc_name_hint="avg_pool2d",
+            primfunc_attrs={"op_pattern": OUT_ELEMENTWISE_FUSABLE},
+        )
+
+    # Rows
+
+    def softmax(self, bb: Any, call: Any) -> Any:
+        """Softmax over the last dimension; over another one, that is moved to the end first."""
+        data = call.args[0]
+        shape = shape_of(data)
+        if shape is None or not dtype_of(data).startswith("float32"):
+            return default(bb, call)
+        axis = int(call.attrs.axis) % len(shape)
+        log = operator_name(call) == "nn.log_softmax"
+        order = [i for i in range(len(shape)) if i != axis] + [axis]
+        moved = axis != len(shape) - 1
+        if moved:
+            data = bb.emit(relax.op.permute_dims(data, order))
+        lanes = self.spec.vector_lanes("float32")
+        result = bb.call_te(
+            lambda x: rows.softmax(x, lanes, log=log),
+            data,
+            primfunc_name_hint="log_softmax" if log else "softmax",
+            primfunc_attrs={"op_pattern": OPAQUE},
+        )
+        if not moved:
+            return result
+        back = [order.index(i) for i in range(len(shape))]
+        return relax.op.permute_dims(bb.emit(result), back)
+
+    def layer_norm(self, bb: Any, call: Any) -> Any:
+        """Layer normalization over trailing dimensions, seen as one."""
+        data, gamma, beta = call.args
+        a = call.attrs
+        normalized = self._normalize_rows(
+            bb, data, gamma if a.scale else None, beta if a.center else None,
+            [int(v) for v in a.axes], float(a.epsilon), rms=False,
+        )  # fmt: skip
+        return default(bb, call) if normalized is None else normalized
+
+    def rms_norm(self, bb: Any, call: Any) -> Any:
+        """RMS normalization over trailing dimensions, seen as one."""
+        data, gamma = call.args
+        axes = [int(v) for v in call.attrs.axes]
+        normalized = self._normalize_rows(
+            bb, data, gamma, None, axes, float(call.attrs.epsilon), rms=True
+        )
+        return default(bb, call) if normalized is None else normalized
+
+    def _normalize_rows(
+        self, bb: Any, data: Any, gamma: Any, beta: Any, axes: list[int], epsilon: float, *, rms: bool
+    ) -> Any | None:
+        shape = shape_of(data)
+        if shape is None or dtype_of(data) != "float32":
+            return None
+        rank = len(shape)
+        axes = sorted(v % rank for v in axes)
+        if axes != list(range(rank - len(axes), rank)) or not all(
+            isinstance(shape[v], int) for v in axes
+        ):
+            return None
+        length = prod(shape[v] for v in axes)
+        lead = shape[: axes[0]]
+        if len(axes) > 1:
+            data = bb.emit(relax.op.reshape(data, [*lead, length]))
+        operands = []
+        for operand in (gamma, beta):
+            if operand is not None and len(axes) > 1:
+                operand = bb.emit(relax.op.reshape(operand, [length]))  # noqa: PLW2901
+            operands.append(operand)
+        gamma, beta = operands
+        lanes = self.spec.vector_lanes("float32")
+
+        def compute(x: Any, *affine: Any) -> Any:
+            rest = list(affine)
+            g = rest.pop(0) if gamma is not None else None
+            b = rest.pop(0) if beta is not None else None
+            return rows.layer_norm(x, g, b, epsilon, lanes, rms=rms)
+
+        result = bb.call_te(
+            compute,
+            data,
+            *(v for v in operands if v is not None),
+            primfunc_name_hint="rms_norm" if rms else "layer_norm",
+            primfunc_attrs={"op_pattern": OPAQUE},
+        )
+        return result if len(axes) == 1 else relax.op.reshape(bb.emit(result), shape)
+
+    def group_norm(self, bb: Any, call: Any) -> Any:
+        """Group normalization of ``NC...`` data: rows of one group, then channels' affine."""
+        a = call.attrs
+        groups = int(a.num_groups)
+        return self._normalize_groups(bb, call, groups)
+
+    def instance_norm(self, bb: Any, call: Any) -> Any:
+        """Instance normalization: every channel is a group."""
+        shape = shape_of(call.args[0]) or []
+        channels = shape[1] if len(shape) > 1 and isinstance(shape[1], int) else 0
+        return self._normalize_groups(bb, call, channels)
+
+    def _normalize_groups(self, bb: Any, call: Any, groups: int) -> Any:
+        data, gamma, beta = call.args
+        a = call.attrs
+        shape = shape_of(data)
+        if shape is None or len(shape) < 2 or groups < 1 or not _is_static(shape[1:]):
+            return default(bb, call)
+        rank = len(shape)
+        spatial = sorted(int(v) % rank for v in a.axes)
+        if int(a.channel_axis) % rank != 1 or spatial != list(range(2, rank)):
+            return default(bb, call)
+        rows_shape = [shape[0], groups, prod(shape[1:]) // groups]
+        flat = bb.emit(relax.op.reshape(data, rows_shape))
+        normalized = self._normalize_rows(
+            bb, flat, None, None, [-1], float(a.epsilon), rms=False
+        )
+        if normalized is None:
+            return default(bb, call)
+        result = bb.emit(relax.op.reshape(bb.emit(normalized), shape))
+        per_channel = [1, shape[1], *([1] * (rank - 2))]
+        for enabled, operand, function in (
+            (a.scale, gamma, relax.op.multiply),
+            (a.center, beta, relax.op.add),
+        ):
+            if enabled:
+                value = (
+                    self.table.constant(
+                        value_of(operand).reshape(per_channel),
+                        self.table.name_of(operand) or "norm",
+                    )
+                    if is_constant(operand)
+                    else bb.emit(relax.op.reshape(operand, per_channel))
+                )
+                result = bb.emit(function(result, value))
+        return result
+
+    def reduce(self, bb: Any, call: Any) -> Any:
+        """Reductions of trailing dimensions, row by row; others take TVM's definition."""
+        data = call.args[0]
+        shape = shape_of(data)
+        if shape is None or dtype_of(data) != "float32":
+            return default(bb, call)
+        rank = len(shape)
+        axes = list(range(rank)) if call.attrs.axis is None else sorted(
+            int(v) % rank for v in call.attrs.axis
+        )  # fmt: skip
+        if not axes or axes != list(range(rank - len(axes), rank)) or not _is_static(
+            shape[axes[0] :]
+        ):
+            return default(bb, call)
+        length = prod(shape[axes[0] :])
+        lead = shape[: axes[0]]
+        kind = operator_name(call)
+        lanes = self.spec.vector_lanes("float32")
+        if len(axes) > 1 or not lead:
+            data = bb.emit(relax.op.reshape(data, [*(lead or [1]), length]))
+        result = bb.call_te(
+            lambda x: rows.reduce_last(x, kind, lanes),
+            data,
+            primfunc_name_hint=kind,
+            primfunc_attrs={"op_pattern": OPAQUE},
+        )
+        out = shape_of(call)
+        if (not call.attrs.keepdims and lead) or out is None:
+            return result
+        return relax.op.reshape(bb.emit(result), out)
+
+    # Elementwise
+
+    def activation(self, bb: Any, call: Any) -> Any:
+        """Activations by approximations that vectorize, for float32."""
+        if dtype_of(call.args[0]) != "float32":
+            return default(bb, call)
+        name = str(call.op.name)
+        return bb.call_te(
+            ACTIVATIONS[name],
+            call.args[0],
+            primfunc_name_hint=name.rsplit(".", maxsplit=1)[-1],
+            primfunc_attrs={"op_pattern": ELEMENTWISE},
+        )
+
+
+def default(bb: Any, call: Any) -> Any:
+    """TVM's own legalization of a call."""
+    legalize = call.op.get_attr("FLegalize")
+    return call if legalize is None else legalize(bb, call)
+
+
+def _pair(values: Any) -> tuple[int, int]:
+    first, *rest = (int(v) for v in values)
+    return first, rest[0] if rest else first
+
+
+def _quad(values: Any) -> tuple[int, int, int, int]:
+    numbers = [int(v) for v in values]
+    if len(numbers) == 2:
+        numbers = numbers * 2
+    if len(numbers) == 1:
+        numbers = numbers * 4
+    top, left, bottom, right = numbers
+    return top, left, bottom, right
+
+
+def _is_static(shape: list[Any]) -> bool:
+    return all(isinstance(v, int) for v in shape)
