@@ -63,7 +63,7 @@ demo: setup
 test: setup
 	$(BIN)/pytest -m "not slow and not zoo" $(PYTEST_ARGS)
 
-test-all: setup $(STAMP)-zoo
+test-all: setup
 	$(BIN)/pytest $(PYTEST_ARGS)
 
 # One target a checker, so that `make -k lint` shows what all of them find.
