@@ -63,8 +63,14 @@ class Runner:
     rounds: list[list[float]] = field(default_factory=list)
 
 
-def worker_environment(threads: int) -> dict[str, str]:
-    """The environment of every worker: thread pools of the wanted size, our sources on the path."""
+def worker_environment(threads: int, scratch: Path) -> dict[str, str]:
+    """The environment of every worker.
+
+    Args:
+        threads: Size of all thread pools.
+        scratch: Folder for what a runtime may keep for its next start; it begins empty, so
+            that preparation times are those of a first start.
+    """
     count = str(threads)
     return {
         **os.environ,
@@ -76,6 +82,7 @@ def worker_environment(threads: int) -> dict[str, str]:
         "TVM_NUM_THREADS": count,
         # Its compile workers would stay about, and run beside the measurement.
         "TORCHINDUCTOR_COMPILE_THREADS": "1",
+        "TORCHINDUCTOR_CACHE_DIR": str(scratch / "inductor"),
     }
 
 
@@ -90,7 +97,8 @@ def largest_errors(got: Sequence[Array], want: Sequence[Array]) -> tuple[float, 
     """Largest absolute error, and the largest relative to its output's largest magnitude.
 
     Raises:
-        ContenderError: The outputs differ in number or shape.
+        ContenderError: The outputs differ in number or shape, or are not finite where
+            PyTorch's are.
     """
     if [a.shape for a in got] != [a.shape for a in want]:
         raise ContenderError(
@@ -101,7 +109,7 @@ def largest_errors(got: Sequence[Array], want: Sequence[Array]) -> tuple[float, 
         difference = np.abs(a.astype(np.float64) - b.astype(np.float64))
         error = float(difference.max(initial=0.0))
         if not math.isfinite(error):
-            error = math.inf
+            raise ContenderError("its outputs hold values that are not finite")
         scale = float(np.abs(b.astype(np.float64)).max(initial=0.0)) or 1.0
         absolute, relative = max(absolute, error), max(relative, error / scale)
     return absolute, relative
@@ -235,7 +243,7 @@ def _start(
     worker = Worker(
         [python, "-m", "tools.bench.worker", contender.entry, "--cpus", cpus],
         log=case / f"{contender.key}.log",
-        env=worker_environment(settings.threads),
+        env=worker_environment(settings.threads, case / contender.key),
         cwd=ROOT,
     )
     try:
