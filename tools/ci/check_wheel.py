@@ -26,13 +26,14 @@ PACKAGES = ("compiler", "schedules", "targets")
 TESTS = ("tests/unit/targets", "tests/unit/package", "tests/unit/cli")
 
 
-def run(*command: str | Path, cwd: Path, path: Path | None = None) -> None:
+def run(*command: str | Path, cwd: Path, path: Path | None = None, quiet: bool = False) -> None:
     """Run a command, show it, and end the program if it fails.
 
     Args:
         command: The program and its arguments.
         cwd: The folder to run it in.
         path: A folder to look for programs in first.
+        quiet: Show its output only if it fails.
     """
     print(f"+ {' '.join(str(c) for c in command)[:160]}", flush=True)
     # What points at the checkout or its environment must not leak into the fresh one.
@@ -40,11 +41,18 @@ def run(*command: str | Path, cwd: Path, path: Path | None = None) -> None:
     if path is not None:
         environment["PATH"] = f"{path}{os.pathsep}{environment['PATH']}"
     start = perf_counter()
-    code = subprocess.run(
-        [str(c) for c in command], cwd=cwd, env=environment, check=False
-    ).returncode
-    if code != 0:
-        raise SystemExit(f"error: it ended with exit code {code}")
+    done = subprocess.run(
+        [str(c) for c in command],
+        cwd=cwd,
+        env=environment,
+        check=False,
+        text=True,
+        stdout=subprocess.PIPE if quiet else None,
+        stderr=subprocess.STDOUT if quiet else None,
+    )
+    if done.returncode != 0:
+        print(done.stdout or "", flush=True)
+        raise SystemExit(f"error: it ended with exit code {done.returncode}")
     print(f"  {perf_counter() - start:.1f} s", flush=True)
 
 
@@ -83,10 +91,9 @@ def run_readme(python: Path, folder: Path) -> None:
     for example in examples(ROOT / "README.md"):
         if example.action == "save":
             (folder / example.name).write_text(example.body, encoding="utf-8")
-        elif example.language == "python":
-            run(python, "-c", example.body, cwd=folder, path=python.parent)
-        else:
-            run("bash", "-euo", "pipefail", "-c", example.body, cwd=folder, path=python.parent)
+            continue
+        how = ("bash", "-euo", "pipefail") if example.language == "bash" else (python,)
+        run(*how, "-c", example.body, cwd=folder, path=python.parent, quiet=True)
 
 
 def main() -> int:
