@@ -3,7 +3,7 @@
 #
 #   make demo      compile a trained network, classify labelled images, write the latency report
 #   make test      the fast tests and those that build machine code
-#   make test-all  also the slow tests and the model zoo's
+#   make test-all  also the slow tests
 #   make lint      ruff, mypy --strict, import-linter, file checks
 #   make ci        what CI runs: tests with coverage, lint, the wheel in a fresh environment
 #   make bench     latency beside other runtimes, written to docs/benchmarks/
@@ -41,12 +41,6 @@ $(STAMP): pyproject.toml
 	  exit 1; }
 	@echo "installing Tilewright and its tools into $(VENV) (once; minutes)"
 	@$(RUN) -m pip install -qq $(PIP_ARGS) -e '.[dev]'
-	@touch $@
-
-# Extras of pyproject.toml that one tool needs: .venv/.installed-zoo and the like.
-$(STAMP)-%: $(STAMP)
-	@echo "installing the extra '$*' into $(VENV)"
-	@$(RUN) -m pip install -qq $(PIP_ARGS) -e '.[dev,$*]'
 	@touch $@
 
 setup: $(STAMP) linker
