@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compiler.errors import CompileError, InputError, VerificationError
+from compiler.errors import InputError, TargetError, VerificationError
 from compiler.package import Bundle, read_bundle
 from compiler.package.atomic import PrivateFolder
 from compiler.package.bundle import compare_arrays
@@ -64,22 +64,21 @@ def compile(  # noqa: A001 - the name users expect
         progress: Called as ``progress(stage, step)`` when a step begins.
 
     Raises:
-        TargetError: The target is unknown, damaged or not available yet.
+        TargetError: The target is unknown, damaged or not available yet, or this machine
+            cannot run its code and `measure` is set.
         InputError: The example inputs do not fit the model, or `threads` cannot be had.
         ModelError: The model does not export, is empty, holds NaN weights or operators that
             are not supported.
-        CompileError: A later stage failed, or this machine cannot run the target's code and
-            `measure` is set.
+        CompileError: A later stage failed.
         VerificationError: The compiled model's outputs are not PyTorch's.
     """
     from compiler.build import build
     from compiler.frontend import import_model
     from compiler.lower import lower
 
-    spec = get_target(target)
-    require_available(spec)
+    spec = choose_target(target, measure=measure)
+    runs_here = not missing_features(spec)
     check_threads(threads)
-    runs_here = _runs_here(spec, measure)
     log = _Log(progress)
     source = _read_source(model, example_inputs, name, log)
 
@@ -135,6 +134,31 @@ def load(path: str | Path, *, threads: int | None = None) -> Bundle:
         InputError: `threads` cannot be had.
     """
     return read_bundle(path, threads=threads, read_report=Report.from_json)
+
+
+def choose_target(target: str | Path | TargetSpec, *, measure: bool) -> TargetSpec:
+    """The target of that name or file, if this release and this machine can do what is asked.
+
+    Args:
+        target: As in `compile`.
+        measure: Whether code for it is to be measured here.
+
+    Raises:
+        TargetError: It is unknown, damaged or not available yet, or this machine cannot run
+            its code and a measurement was asked for.
+    """
+    spec = get_target(target)
+    require_available(spec)
+    lacking = missing_features(spec)
+    if lacking and measure:
+        raise TargetError(
+            "this processor cannot run the target's code, so that nothing can be measured: it "
+            f"lacks {', '.join(lacking)}",
+            where=spec.name,
+            hint="give measure=False (--no-measure) to compile without a report; the self-test "
+            "is then made of PyTorch's outputs",
+        )
+    return spec
 
 
 class _Log(StageLog):
@@ -253,25 +277,6 @@ def _to_torch(example_inputs: Any) -> Any:
     return pytree.tree_map(convert, example_inputs)
 
 
-def _runs_here(spec: TargetSpec, measure: bool) -> bool:
-    """Whether this machine can run code for the target.
-
-    Raises:
-        CompileError: It cannot, and a measurement was asked for.
-    """
-    lacking = missing_features(spec)
-    if lacking and measure:
-        raise CompileError(
-            f"this processor cannot run the target's code, so that nothing can be measured: "
-            f"it lacks {', '.join(lacking)}",
-            stage="report",
-            target=spec.name,
-            hint="give measure=False (--no-measure) to compile without a report; the self-test "
-            "is then made of PyTorch's outputs",
-        )
-    return not lacking
-
-
 def _check_error(bundle: Bundle, expected: Sequence[Array], tolerance: float) -> None:
     """Refuse a compiled model that computes something else than PyTorch.
 
@@ -307,4 +312,4 @@ def _workdir() -> Iterator[Path]:
         folder.remove()
 
 
-__all__ = ["Progress", "compile", "load"]
+__all__ = ["Progress", "choose_target", "compile", "load"]

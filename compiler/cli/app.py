@@ -12,7 +12,9 @@ import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any, NoReturn
 
 import click
@@ -52,28 +54,38 @@ def run_cli(arguments: Sequence[str]) -> int:
         The exit code.
     """
     session = Session()
-    _terminate_cleanly()
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _signals(session):
         warnings.showwarning = _show_warning(session)
         try:
             cli.main(list(arguments), prog_name="tilewright", standalone_mode=False, obj=session)
         except click.exceptions.Exit as end:
             return int(end.exit_code)
-        except click.ClickException as error:
-            return _fail(session, error, "UsageError", error.format_message(), 2)
-        except TilewrightError as error:
-            return _fail(session, error, type(error).__name__, str(error), error.exit_code)
-        except (KeyboardInterrupt, click.Abort) as error:
-            return _fail(session, error, "Interrupted", "interrupted: nothing was written", 130)
-        except BrokenPipeError:
-            # The reader of our output has gone, as `head` does; keep Python from complaining
-            # about it once more when it flushes at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            return 1
-        except Exception as error:  # noqa: BLE001 - the last resort: whatever is left is our bug
-            text = f"internal error: {type(error).__name__}: {error}"
-            return _fail(session, error, "InternalError", text, 1)
+        except BaseException as error:  # noqa: BLE001 - the last resort; whatever comes, the user is told
+            return _end(session, error)
     return 0
+
+
+def _end(session: Session, error: BaseException) -> int:
+    """Tell the user how the command failed; the exit code."""
+    if session.stopped or isinstance(error, KeyboardInterrupt | click.Abort):
+        # Whatever the error looks like: an interrupt in the middle of an import may come out
+        # as an ImportError.
+        text = "interrupted: nothing was written"
+        return _fail(session, error, "Interrupted", text, session.stopped or 130)
+    if isinstance(error, TilewrightError):
+        return _fail(session, error, type(error).__name__, str(error), error.exit_code)
+    if isinstance(error, click.ClickException):
+        return _fail(session, error, "UsageError", error.format_message(), 2)
+    if isinstance(error, BrokenPipeError):
+        # The reader of our output has gone, as `head` does; keep Python from complaining
+        # about it once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 1
+    if not isinstance(error, Exception):
+        raise error
+    return _fail(
+        session, error, "InternalError", f"internal error: {type(error).__name__}: {error}", 1
+    )
 
 
 def _fail(session: Session, error: BaseException, kind: str, text: str, code: int) -> int:
@@ -106,10 +118,31 @@ def _show_warning(session: Session) -> Any:
     return show
 
 
-def _terminate_cleanly() -> None:
-    """Turn SIGTERM into an exit that removes temporary files, as Ctrl-C already is."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+@contextmanager
+def _signals(session: Session) -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM unwind the stack, so that temporary files are removed.
+
+    Python code called from C may swallow the exception, so that the session keeps it in mind.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        again = bool(session.stopped)
+        session.stopped = 128 + number
+        if again or not session.deferring:
+            raise KeyboardInterrupt
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:  # as nohup and background jobs of a shell have it
+            signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 __all__ = ["cli", "main", "run_cli"]

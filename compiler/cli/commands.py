@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from compiler.cli.inputs import GivenInputs, read_inputs, write_outputs
+from compiler.cli.inputs import GivenInputs, check_output, read_inputs, write_outputs
 from compiler.cli.output import Session, with_common_options
 from compiler.cli.tables import (
     inspect_tables,
@@ -113,13 +113,13 @@ def compile_(
     MODEL is `file.py:factory` (a function or class that makes a torch.nn.Module) or a `.pt2`
     file of torch.export.
     """
+    from compiler.api import choose_target
     from compiler.api import compile as compile_model
     from compiler.package.atomic import check_destination
-    from targets import get_target
 
     if html is not None and not measure:
         raise click.UsageError("--html needs the report: leave out --no-measure")
-    spec = get_target(_target_argument(target))
+    spec = choose_target(_target_argument(target), measure=measure)
     given = read_inputs(inputs)
     for path, is_folder in ((output, folder), (html, False)):
         if path is not None:  # before the minutes of work, not after
@@ -127,6 +127,8 @@ def compile_(
     if given.describe():
         session.message(f"note: {given.describe()}")
     with session.working(), session.progress() as progress:
+        progress("frontend", "load PyTorch and TVM")
+        session.import_heavy("torch", "schedules.tvm_adapter")
         progress("frontend", "read the model")
         loaded, own_inputs, own_name = _read_model(model, weights)
         bundle = compile_model(
@@ -140,6 +142,7 @@ def compile_(
             tolerance=tolerance,
             progress=progress,
         )
+        progress("package", "write")
         path = bundle.save(output or Path(f"{_file_name(bundle.name)}.tw"), folder=folder)
         if html is not None and bundle.report is not None:
             bundle.report.to_html(html)
@@ -195,10 +198,13 @@ def run(
     from compiler.api import load
 
     loaded = load(bundle, threads=threads)
+    if output is not None:
+        check_output(output, len(loaded.outputs))
     given = read_inputs(inputs, loaded.inputs)
     note = given.describe() if given else "no --input: running on the bundle's golden inputs"
     if note:
         session.message(f"note: {note}")
+    session.import_heavy("schedules.tvm_adapter")
     verification = loaded.verify() if verify else None
     arrays = _model_inputs(loaded, given)
     result = loaded(*arrays)

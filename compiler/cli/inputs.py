@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compiler.errors import FileError, InputError
-from compiler.package.atomic import file_error, write_file
+from compiler.package.atomic import check_destination, file_error, write_file
 from compiler.stages import TensorSpec
 
 if TYPE_CHECKING:
@@ -184,6 +184,21 @@ def _read_arrays(path: Path, name: str | None) -> dict[str | None, Array]:
     return {name: next(iter(arrays.values()))}
 
 
+def check_output(path: Path, count: int) -> None:
+    """Whether `count` outputs can be written to `path`, before there are any.
+
+    Raises:
+        FileError: They cannot.
+    """
+    if path.suffix != ".npz" and not (path.suffix == ".npy" and count == 1):
+        raise FileError(
+            f"{count} output{'s' if count > 1 else ''} cannot be written to a file of this kind",
+            where=str(path),
+            hint="give a path that ends in .npz, or .npy for a single output",
+        )
+    check_destination(path)
+
+
 def write_outputs(path: Path, arrays: Mapping[str, Array]) -> None:
     """Write outputs as ``.npz`` by name, or a single one as ``.npy``, whole or not at all.
 
@@ -192,21 +207,16 @@ def write_outputs(path: Path, arrays: Mapping[str, Array]) -> None:
     """
     import numpy as np
 
-    if path.suffix == ".npy" and len(arrays) == 1:
+    check_output(path, len(arrays))
+    if path.suffix == ".npy":
         array = next(iter(arrays.values()))
         write_file(path, lambda file: np.save(file, array, allow_pickle=False))
-    elif path.suffix == ".npz":
-        # One array at a time through a mapping: names such as "file" clash with savez's own.
-        write_file(path, lambda file: _save_npz(file, arrays))
     else:
-        raise FileError(
-            f"the outputs ({len(arrays)}) cannot be written as {path.suffix or 'this'}",
-            where=str(path),
-            hint="give a path that ends in .npz, or .npy for a single output",
-        )
+        write_file(path, lambda file: _save_npz(file, arrays))
 
 
 def _save_npz(file: Any, arrays: Mapping[str, Array]) -> None:
+    """What numpy.savez does, which cannot take outputs called "file" or "allow_pickle"."""
     import numpy as np
 
     with zipfile.ZipFile(file, "w") as archive:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -22,10 +23,14 @@ class Session:
     Attributes:
         debug: Whether errors come with their traceback.
         json: Whether standard output gets one JSON document and nothing else.
+        stopped: Exit code to end with since a signal asked for it, 0 if none did.
+        deferring: Whether a signal is only noted for now.
     """
 
     debug: bool = False
     json: bool = False
+    stopped: int = 0
+    deferring: bool = False
     _done: bool = field(default=False, repr=False)
 
     def document(self, content: Any) -> None:
@@ -48,6 +53,28 @@ class Session:
         head = click.style("error:", fg="red", bold=True)
         click.echo(f"{head} {text}", err=True)
 
+    def check(self) -> None:
+        """Stop here if a signal asked for it and its exception was lost on the way.
+
+        Raises:
+            KeyboardInterrupt: One did.
+        """
+        if self.stopped:
+            raise KeyboardInterrupt
+
+    def import_heavy(self, *modules: str) -> None:
+        """Import modules that take seconds, with a signal's exception put off until then.
+
+        Raised in the middle of the initialization of a C++ library it would abort the process.
+        """
+        self.deferring = True
+        try:
+            for module in modules:
+                import_module(module)
+        finally:
+            self.deferring = False
+        self.check()
+
     @contextmanager
     def working(self) -> Iterator[None]:
         """Keep what others print, a model's file for one, out of the JSON document."""
@@ -66,7 +93,7 @@ class Session:
         """
         screen = console(stderr=True)
         if self.json or not screen.is_terminal:
-            yield _ignore
+            yield lambda _stage, _name: self.check()
             return
         from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
@@ -75,20 +102,18 @@ class Session:
             task = bar.add_task("starting", total=None)
 
             def step(stage: str, name: str) -> None:
+                self.check()
                 bar.update(task, description=f"[bold]{stage}[/bold]  {name}")
 
             yield step
-
-
-def _ignore(stage: str, name: str) -> None:
-    """Nobody is watching."""
 
 
 def console(*, stderr: bool) -> Console:
     """A rich console; wide enough for tables when the output is no terminal."""
     from rich.console import Console
 
-    screen = Console(stderr=stderr, highlight=False)
+    # Without markup: a shape such as [batch, 3] is text, not a style.
+    screen = Console(stderr=stderr, highlight=False, markup=False)
     if not screen.is_terminal:
         screen.width = 120
     return screen

@@ -74,14 +74,15 @@ def check_destination(path: Path, *, folder: bool = False) -> None:
             raise file_error(error, path, "write there") from error
 
 
-def write_folder(path: Path, members: Mapping[str, bytes], *, may_replace: bool) -> None:
+def write_folder(path: Path, members: Mapping[str, bytes], *, replace_if: str) -> None:
     """Write a folder of files so that it appears whole or not at all.
 
     Args:
         path: The folder.
         members: Content of each file.
-        may_replace: Whether a folder that is there already may be replaced. It stays
-            until the new one is complete, and comes back if the exchange fails.
+        replace_if: A folder that is there already is replaced only if it holds a file of
+            this name. It stays until the new one is complete, and comes back if the exchange
+            fails.
 
     Raises:
         FileError: It cannot be written; nothing is left behind.
@@ -91,7 +92,7 @@ def write_folder(path: Path, members: Mapping[str, bytes], *, may_replace: bool)
         raise FileError(
             "cannot write the folder: a file is there", where=str(path), hint="choose another path"
         )
-    if there and not may_replace:
+    if there and not (path / replace_if).is_file():
         raise FileError(
             "cannot write the folder: another folder is there, and it is no bundle",
             where=str(path),

@@ -331,7 +331,7 @@ def write_bundle(bundle: Bundle, path: str | Path, *, folder: bool = False) -> P
         )
     members = bundle.members()
     if folder:
-        write_folder(path, members, may_replace=(path / MANIFEST).is_file())
+        write_folder(path, members, replace_if=MANIFEST)
     else:
         write_file(path, lambda file: write_zip(file, members))
     return path

@@ -171,6 +171,7 @@ def test_paths_that_cannot_be_written(bundle: Bundle, tmp_path: Path) -> None:
         (tmp_path / "folder", True, "is no bundle"),
         (tmp_path / "file", True, "a file is there"),
         (tmp_path / ("x" * 300), False, "shorter path"),
+        (tmp_path / ("x" * 300), True, "shorter path"),
         (Path("/"), False, "no name"),
     ):
         with pytest.raises(FileError) as caught:
@@ -222,8 +223,8 @@ def test_check_destination_leaves_no_trace(tmp_path: Path) -> None:
 
 def test_write_folder_replaces_the_whole(tmp_path: Path) -> None:
     path = tmp_path / "net"
-    write_folder(path, {"a": b"1", "b": b"2"}, may_replace=False)
-    write_folder(path, {"c": b"3"}, may_replace=True)
+    write_folder(path, {"a": b"1", "b": b"2"}, replace_if="a")
+    write_folder(path, {"c": b"3"}, replace_if="a")
     assert listing(path) == ["c"]
     assert listing(tmp_path) == ["net"]
 
