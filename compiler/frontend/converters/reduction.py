@@ -77,7 +77,7 @@ def _extreme(best: Callable[..., Any], search: Callable[..., Any]) -> Converter:
         x, dim, keep = values["self"], int(values["dim"]), bool(values["keepdim"])
         value = importer.block_builder.emit(best(x, dim, keepdims=keep))
         place = importer.block_builder.emit(search(x, dim, keep))
-        return importer.block_builder.emit(relax.Tuple([value, cast(place, "int64", importer)]))
+        return [value, cast(place, "int64", importer)]
 
     return convert
 
@@ -127,7 +127,7 @@ def _var_mean(node: fx.Node, importer: Any) -> Any:
     values = arguments(node, importer)
     x, axes, keep = values["self"], _axes(values["dim"]), bool(values["keepdim"])
     mean = importer.block_builder.emit(op.mean(x, axes, keepdims=keep))
-    return importer.block_builder.emit(relax.Tuple([_var(node, importer), mean]))
+    return [_var(node, importer), mean]
 
 
 def _vector_norm(node: fx.Node, importer: Any) -> Any:
@@ -190,7 +190,7 @@ def _sort(node: fx.Node, importer: Any) -> Any:
     x, dim, descending = values["self"], int(values["dim"]), bool(values["descending"])
     emit = importer.block_builder.emit
     order = emit(op.argsort(x, dim, descending, dtype="int64"))
-    return emit(relax.Tuple([emit(op.gather_elements(x, order, axis=dim)), order]))
+    return [emit(op.gather_elements(x, order, axis=dim)), order]
 
 
 CONVERTERS: dict[str, Converter] = {

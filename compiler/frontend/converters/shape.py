@@ -131,9 +131,23 @@ def _unbind(node: fx.Node, importer: Any) -> Any:
     if not isinstance(dims[axis], int):
         raise Unsupported("unbind over a dynamic axis")
     if dims[axis] == 1:
-        return emit(relax.Tuple([emit(op.squeeze(x, [axis]))]))
+        return [emit(op.squeeze(x, [axis]))]
     parts = emit(op.split(x, dims[axis], axis))
-    return emit(relax.Tuple([emit(op.squeeze(parts[i], [axis])) for i in range(dims[axis])]))
+    return [emit(op.squeeze(emit(parts[i]), [axis])) for i in range(dims[axis])]
+
+
+def _select(node: fx.Node, importer: Any) -> Any:
+    """One place along an axis: a slice and a reshape, which fuse, and no gather."""
+    values = arguments(node, importer)
+    x, axis, index = values["self"], int(values["dim"]), values["index"]
+    dims, emit = shape_of(x), importer.block_builder.emit
+    axis %= len(dims)
+    if not isinstance(index, int) or (index < 0 and not isinstance(dims[axis], int)):
+        raise Unsupported("a selection at a symbolic place")
+    index += dims[axis] if index < 0 else 0
+    if dims[axis] != 1:
+        x = emit(op.strided_slice(x, [axis], [index], [index + 1]))
+    return emit(op.squeeze(x, [axis]))
 
 
 CONVERTERS: dict[str, Converter] = {
@@ -147,6 +161,7 @@ CONVERTERS: dict[str, Converter] = {
     "expand.default": _expand,
     "transpose.int": _transposed,
     "t.default": _transposed,
+    "select.int": _select,
     "unbind.int": _unbind,
 }
 
