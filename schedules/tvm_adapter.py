@@ -24,6 +24,7 @@ from tvm.ir import GenericConst
 from tvm.ir import transform as ir_transform
 from tvm.s_tir import Schedule
 from tvm.s_tir.schedule import ScheduleError
+from tvm.sym import Analyzer
 
 TVM_VERSION: str = tvm.__version__
 
@@ -58,6 +59,7 @@ def convert_to_packed(function: Callable[..., Any]) -> Any:
 
 __all__ = [
     "TVM_VERSION",
+    "Analyzer",
     "GenericConst",
     "IRModule",
     "Schedule",

@@ -59,9 +59,24 @@ class _Propagator(relax.PyExprMutator):
             part = relax.TupleGetItem(self.tuples[value.tuple_value], int(value.index))
             self.define(binding.var, part)
             return
-        if handler is not None and not is_output and handler(self, binding.var, binding.value):
+        if handler is not None and handler(self, binding.var, value):
+            if is_output:
+                self._emit_output(binding.var)
             return
         super().visit_var_binding_(binding)
+
+    def _emit_output(self, var: Any) -> None:
+        """Bind an output of the dataflow block, which leaves it in the original layout."""
+        value = self.restored.get(var)
+        if value is None:
+            order = list(FROM_LAST[len(shape_of(var) or [])])
+            value = relax.op.permute_dims(self.forms[var], order)
+        self.restored[var] = self.builder_.emit_output(value, var.name)
+
+    def visit_var_(self, op: Any) -> Any:
+        if op in self.restored:
+            return self.restored[op]
+        return super().visit_var_(op)
 
     def visit_dataflow_var_(self, op: Any) -> Any:
         if op not in self.restored:
@@ -287,9 +302,7 @@ def _reshape(p: _Propagator, var: Any, call: Any) -> bool:
         if len(before) == 4 and len(after) == 3:  # N, C, H*W
             return p.define(var, relax.op.reshape(form, [after[0], after[2], after[1]]))
         if len(before) == 3 and len(after) == 4 and isinstance(after[2], int):
-            return p.define(
-                var, relax.op.reshape(form, [after[0], after[2], after[3], after[1]])
-            )
+            return p.define(var, relax.op.reshape(form, [after[0], after[2], after[3], after[1]]))
     if all(v == 1 for v in spatial):  # one pixel: both layouts hold the same bytes
         return p.define_plain(var, relax.op.reshape(form, after))
     return False

@@ -17,8 +17,15 @@ from compiler.lower.parameters import Array, ParameterTable, value_of
 from schedules.tvm_adapter import IRModule, relax
 
 #: Axis of the weight that holds output channels.
-CHANNEL_AXIS = {"nn.conv1d": 0, "nn.conv2d": 0, "nn.conv3d": 0, "matmul": -1,
-                "nn.conv1d_transpose": 1, "nn.conv2d_transpose": 1, "nn.conv3d_transpose": 1}  # fmt: skip
+CHANNEL_AXIS = {
+    "nn.conv1d": 0,
+    "nn.conv2d": 0,
+    "nn.conv3d": 0,
+    "nn.conv1d_transpose": 1,
+    "nn.conv2d_transpose": 1,
+    "nn.conv3d_transpose": 1,
+    "matmul": -1,
+}
 
 
 @relax.expr_functor.mutator

@@ -38,14 +38,14 @@ EVALUATORS: dict[str, Evaluate] = {
     "flatten": lambda call, a: a[0].reshape(static_shape(call) or []),
     "broadcast_to": lambda call, a: np.broadcast_to(a[0], static_shape(call) or []),
     "astype": _cast,
-    "add": lambda call, a: a[0] + a[1],
-    "subtract": lambda call, a: a[0] - a[1],
-    "multiply": lambda call, a: a[0] * a[1],
-    "divide": lambda call, a: a[0] / a[1],
-    "sqrt": lambda call, a: np.sqrt(a[0]),
-    "rsqrt": lambda call, a: 1.0 / np.sqrt(a[0]),
-    "negative": lambda call, a: -a[0],
-    "exp": lambda call, a: np.exp(a[0]),
+    "add": lambda _, a: a[0] + a[1],
+    "subtract": lambda _, a: a[0] - a[1],
+    "multiply": lambda _, a: a[0] * a[1],
+    "divide": lambda _, a: a[0] / a[1],
+    "sqrt": lambda _, a: np.sqrt(a[0]),
+    "rsqrt": lambda _, a: 1.0 / np.sqrt(a[0]),
+    "negative": lambda _, a: -a[0],
+    "exp": lambda _, a: np.exp(a[0]),
 }
 
 

@@ -13,53 +13,91 @@ from typing import Any
 
 import numpy as np
 
-from compiler.lower.graph import dtype_of, is_constant, operator_name, shape_of
+from compiler.lower.graph import FunctionView, dtype_of, is_constant, operator_name, shape_of
 from compiler.lower.parameters import ParameterTable, value_of
 from schedules.cpu.compute import packed, rows, window
 from schedules.cpu.compute.activations import ACTIVATIONS
 from schedules.cpu.compute.packed import ConvGeometry
 from schedules.cpu.tiling import RegisterTile, choose_register_tile
-from schedules.tvm_adapter import relax
+from schedules.tvm_adapter import IRModule, relax, topi
 from targets.spec import TargetSpec
 
-Legalize = Callable[[Any, Any], Any]
+#: Called with the block builder, the call on new operands, and the call as it was.
+Legalize = Callable[[Any, Any, Any], Any]
 
 #: TVM's fusion patterns: what may follow a kernel in the same function.
-ELEMENTWISE, OUT_ELEMENTWISE_FUSABLE, OPAQUE = 0, 4, 8
+ELEMENTWISE, INJECTIVE, OUT_ELEMENTWISE_FUSABLE, OPAQUE = 0, 2, 4, 8
+
+
+@relax.expr_functor.mutator
+class _Rewriter(relax.PyExprMutator):
+    def __init__(
+        self, module: IRModule, table: ParameterTable, spec: TargetSpec, view: FunctionView
+    ) -> None:
+        super().__init__(module)
+        kernels = KernelLegalizer(table, spec, view, self.visit_expr)
+        self.legalizations = kernels.legalizations()
+
+    def visit_call_(self, op: Any) -> Any:
+        legalize = self.legalizations.get(operator_name(op))
+        if legalize is None:
+            return super().visit_call_(op)
+        call = self.builder_.normalize(self.visit_expr_post_order(op))
+        return legalize(self.builder_, call, op)
+
+
+def legalize_kernels(module: IRModule, table: ParameterTable, spec: TargetSpec) -> IRModule:
+    """Apply the pass to `main`; what no kernel of ours fits stays a Relax operator."""
+    variable = module.get_global_var("main")
+    rewriter = _Rewriter(module, table, spec, FunctionView(module[variable]))
+    function = rewriter.visit_expr(module[variable])
+    result = rewriter.builder_.get()
+    result.update_func(variable, function)
+    return relax.transform.DeadCodeElimination(["main"])(result)
 
 
 @dataclass(frozen=True, slots=True)
 class KernelLegalizer:
-    """Legalizations for one target; `legalize_map` is what `relax.transform.LegalizeOps` takes."""
+    """Legalizations for one target.
+
+    Attributes:
+        table: Names of the constants.
+        spec: The target, which decides on tiles.
+        view: The function as it was, to look through operators that a kernel absorbs.
+        visit: Gives the new expression for an original one.
+    """
 
     table: ParameterTable
     spec: TargetSpec
+    view: FunctionView
+    visit: Callable[[Any], Any]
 
-    def legalize_map(self) -> dict[str, Legalize]:
+    def legalizations(self) -> dict[str, Legalize]:
         """Relax operator name -> legalization."""
         return {
-            "relax.nn.conv2d": self.conv2d,
-            "relax.nn.conv2d_transpose": self.conv2d_transpose,
-            "relax.nn.max_pool2d": self.pool2d,
-            "relax.nn.avg_pool2d": self.pool2d,
-            "relax.nn.adaptive_avg_pool2d": self.adaptive_avg_pool2d,
-            "relax.matmul": self.matmul,
-            "relax.nn.softmax": self.softmax,
-            "relax.nn.log_softmax": self.softmax,
-            "relax.nn.layer_norm": self.layer_norm,
-            "relax.nn.rms_norm": self.rms_norm,
-            "relax.nn.group_norm": self.group_norm,
-            "relax.nn.instance_norm": self.instance_norm,
-            "relax.mean": self.reduce,
-            "relax.sum": self.reduce,
-            "relax.max": self.reduce,
-            "relax.min": self.reduce,
+            "nn.conv2d": self.conv2d,
+            "nn.conv2d_transpose": self.conv2d_transpose,
+            "nn.max_pool2d": self.pool2d,
+            "nn.avg_pool2d": self.pool2d,
+            "nn.adaptive_avg_pool2d": self.adaptive_avg_pool2d,
+            "matmul": self.matmul,
+            "nn.softmax": self.softmax,
+            "nn.log_softmax": self.softmax,
+            "nn.layer_norm": self.layer_norm,
+            "nn.rms_norm": self.rms_norm,
+            "nn.group_norm": self.group_norm,
+            "nn.instance_norm": self.instance_norm,
+            "mean": self.reduce,
+            "sum": self.reduce,
+            "max": self.reduce,
+            "min": self.reduce,
             **dict.fromkeys(ACTIVATIONS, self.activation),
+            "nn.pad": self.pad,
         }
 
     # Convolutions and matrix products
 
-    def conv2d(self, bb: Any, call: Any) -> Any:
+    def conv2d(self, bb: Any, call: Any, original: Any) -> Any:
         """``NHWC`` convolutions with known weights; depthwise ones have a kernel of their own."""
         data, weight = call.args
         a = call.attrs
@@ -71,10 +109,10 @@ class KernelLegalizer:
             or shape is None
             or not all(isinstance(v, int) for v in shape[1:])
         ):
-            return default(bb, call)
-        geometry = ConvGeometry(
-            _pair(a.strides), _quad(a.padding), _pair(a.dilation), int(a.groups)
-        )
+            return call
+        data, padding = self._absorb_padding(data, original.args[0], _quad(a.padding))
+        shape = shape_of(data) or shape
+        geometry = ConvGeometry(_pair(a.strides), padding, _pair(a.dilation), int(a.groups))
         value = value_of(weight)
         out_channels, inner, kh, kw = value.shape
         name = self.table.name_of(weight) or "weight"
@@ -100,7 +138,27 @@ class KernelLegalizer:
             primfunc_attrs={"op_pattern": OUT_ELEMENTWISE_FUSABLE},
         )
 
-    def conv2d_transpose(self, bb: Any, call: Any) -> Any:
+    def _absorb_padding(
+        self, data: Any, original: Any, padding: tuple[int, int, int, int]
+    ) -> tuple[Any, tuple[int, int, int, int]]:
+        """The data before a zero padding of height and width, and the padding together."""
+        producer = self.view.definition(original)
+        if operator_name(producer) != "nn.pad":
+            return data, padding
+        a = producer.attrs
+        width = [int(v) for v in a.pad_width]
+        if (
+            a.pad_mode != "constant"
+            or float(a.pad_value) != 0.0
+            or any(width[0:2] + width[6:8])
+            or min(width) < 0
+        ):
+            return data, padding
+        top, left, bottom, right = padding
+        padding = (top + width[2], left + width[4], bottom + width[3], right + width[5])
+        return self.visit(producer.args[0]), padding
+
+    def conv2d_transpose(self, bb: Any, call: Any, original: Any) -> Any:
         """A transposed convolution as a convolution over the input with zeros in between."""
         data, weight = call.args
         a = call.attrs
@@ -113,10 +171,10 @@ class KernelLegalizer:
             or out is None
             or not all(isinstance(v, int) for v in [*shape[1:], *out[1:]])
         ):
-            return default(bb, call)
+            return call
         groups = int(a.groups)
         value = value_of(weight)[:, :, ::-1, ::-1]
-        inputs, per_group, kh, kw = value.shape
+        _, per_group, kh, kw = value.shape
         kernel = np.concatenate(
             [g.transpose(1, 0, 2, 3) for g in np.split(value, groups, axis=0)], axis=0
         )
@@ -141,21 +199,22 @@ class KernelLegalizer:
             primfunc_attrs={"op_pattern": OUT_ELEMENTWISE_FUSABLE},
         )  # fmt: skip
 
-    def matmul(self, bb: Any, call: Any) -> Any:
+    def matmul(self, bb: Any, call: Any, original: Any) -> Any:
         """Products with a constant matrix (packed now) and between activations (packed inside)."""
         lhs, rhs = call.args
         left, right = shape_of(lhs), shape_of(rhs)
         if left is None or right is None or len(right) < 2 or not left:
-            return default(bb, call)
+            return call
         if dtype_of(lhs) != dtype_of(rhs) or not dtype_of(lhs).startswith("float"):
-            return default(bb, call)
+            return call
         if len(left) == 1:
             wide = bb.emit(relax.op.expand_dims(lhs, 0))
-            product = bb.emit(self.matmul(bb, bb.normalize(relax.op.matmul(wide, rhs))))
+            inner = bb.normalize(relax.op.matmul(wide, rhs))
+            product = bb.emit(self.matmul(bb, inner, original))
             return relax.op.squeeze(product, [len(right) - 2])
         if is_constant(rhs) and len(right) == 2:
             return self._dense(bb, lhs, rhs, left)
-        return self._batch_matmul(bb, lhs, rhs, call)
+        return self._batch_matmul(bb, lhs, rhs, original.args[1])
 
     def _dense(self, bb: Any, lhs: Any, rhs: Any, left: list[Any]) -> Any:
         value = value_of(rhs)
@@ -172,17 +231,15 @@ class KernelLegalizer:
             primfunc_attrs={"op_pattern": OUT_ELEMENTWISE_FUSABLE},
         )
 
-    def _batch_matmul(self, bb: Any, lhs: Any, rhs: Any, call: Any) -> Any:
+    def _batch_matmul(self, bb: Any, lhs: Any, rhs: Any, original: Any) -> Any:
         transpose = False
-        producer = bb.lookup_binding(rhs) if isinstance(rhs, relax.Var) else None
+        producer = self.view.definition(original)
         rank = len(shape_of(rhs) or [])
         if operator_name(producer) == "permute_dims" and producer.attrs.axes is not None:
             axes = [int(v) % rank for v in producer.attrs.axes]
             if axes == [*range(rank - 2), rank - 1, rank - 2]:
-                rhs, transpose = producer.args[0], True
-        left, right = shape_of(lhs), shape_of(rhs)
-        if left is None or right is None:
-            return default(bb, call)
+                rhs, transpose = self.visit(producer.args[0]), True
+        left, right = shape_of(lhs) or [], shape_of(rhs) or []
         full = max(len(left), len(right))
         if len(left) < full:
             lhs = bb.emit(relax.op.reshape(lhs, [1] * (full - len(left)) + left))
@@ -216,12 +273,12 @@ class KernelLegalizer:
 
     # Pooling
 
-    def pool2d(self, bb: Any, call: Any) -> Any:
+    def pool2d(self, bb: Any, call: Any, original: Any) -> Any:
         """Max and average pooling in ``NHWC``."""
         a = call.attrs
         shape = shape_of(call.args[0])
         if a.layout != "NHWC" or shape is None or not all(isinstance(v, int) for v in shape[1:]):
-            return default(bb, call)
+            return call
         kind = "max" if operator_name(call) == "nn.max_pool2d" else "avg"
         geometry = ConvGeometry(_pair(a.strides), _quad(a.padding), _pair(a.dilation))
         return bb.call_te(
@@ -234,18 +291,21 @@ class KernelLegalizer:
             primfunc_attrs={"op_pattern": OUT_ELEMENTWISE_FUSABLE},
         )  # fmt: skip
 
-    def adaptive_avg_pool2d(self, bb: Any, call: Any) -> Any:
+    def adaptive_avg_pool2d(self, bb: Any, call: Any, original: Any) -> Any:
         """Average pooling whose window divides the input, else TVM's own definition."""
         shape = shape_of(call.args[0])
         size = call.attrs.output_size
         if call.attrs.layout != "NHWC" or shape is None or size is None:
-            return default(bb, call)
+            return call
         out = _pair(size)
-        if not all(isinstance(v, int) for v in shape[1:3]) or shape[1] % out[0] or shape[2] % out[1]:
-            return default(bb, call)
+        if (
+            not all(isinstance(v, int) for v in shape[1:3])
+            or shape[1] % out[0]
+            or shape[2] % out[1]
+        ):
+            return call
         if out == (1, 1):
-            mean = bb.normalize(relax.op.mean(call.args[0], [1, 2], True))
-            return default(bb, mean)
+            return relax.op.mean(call.args[0], [1, 2], True)
         kernel = (shape[1] // out[0], shape[2] // out[1])
         return bb.call_te(
             lambda x: window.pool2d(x, kernel, ConvGeometry(kernel), "avg"),
@@ -254,14 +314,27 @@ class KernelLegalizer:
             primfunc_attrs={"op_pattern": OUT_ELEMENTWISE_FUSABLE},
         )
 
+    def pad(self, bb: Any, call: Any, original: Any) -> Any:
+        """Constant padding; TVM's own definition looks elementwise to its fusion."""
+        if call.attrs.pad_mode != "constant":
+            return call
+        width = [int(v) for v in call.attrs.pad_width]
+        value = float(call.attrs.pad_value)
+        return bb.call_te(
+            lambda x: topi.nn.pad(x, width[0::2], width[1::2], value),
+            call.args[0],
+            primfunc_name_hint="pad",
+            primfunc_attrs={"op_pattern": INJECTIVE},
+        )
+
     # Rows
 
-    def softmax(self, bb: Any, call: Any) -> Any:
+    def softmax(self, bb: Any, call: Any, original: Any) -> Any:
         """Softmax over the last dimension; over another one, that is moved to the end first."""
         data = call.args[0]
         shape = shape_of(data)
         if shape is None or not dtype_of(data).startswith("float32"):
-            return default(bb, call)
+            return call
         axis = int(call.attrs.axis) % len(shape)
         log = operator_name(call) == "nn.log_softmax"
         order = [i for i in range(len(shape)) if i != axis] + [axis]
@@ -280,7 +353,7 @@ class KernelLegalizer:
         back = [order.index(i) for i in range(len(shape))]
         return relax.op.permute_dims(bb.emit(result), back)
 
-    def layer_norm(self, bb: Any, call: Any) -> Any:
+    def layer_norm(self, bb: Any, call: Any, original: Any) -> Any:
         """Layer normalization over trailing dimensions, seen as one."""
         data, gamma, beta = call.args
         a = call.attrs
@@ -288,19 +361,27 @@ class KernelLegalizer:
             bb, data, gamma if a.scale else None, beta if a.center else None,
             [int(v) for v in a.axes], float(a.epsilon), rms=False,
         )  # fmt: skip
-        return default(bb, call) if normalized is None else normalized
+        return call if normalized is None else normalized
 
-    def rms_norm(self, bb: Any, call: Any) -> Any:
+    def rms_norm(self, bb: Any, call: Any, original: Any) -> Any:
         """RMS normalization over trailing dimensions, seen as one."""
         data, gamma = call.args
         axes = [int(v) for v in call.attrs.axes]
         normalized = self._normalize_rows(
             bb, data, gamma, None, axes, float(call.attrs.epsilon), rms=True
         )
-        return default(bb, call) if normalized is None else normalized
+        return call if normalized is None else normalized
 
     def _normalize_rows(
-        self, bb: Any, data: Any, gamma: Any, beta: Any, axes: list[int], epsilon: float, *, rms: bool
+        self,
+        bb: Any,
+        data: Any,
+        gamma: Any,
+        beta: Any,
+        axes: list[int],
+        epsilon: float,
+        *,
+        rms: bool,
     ) -> Any | None:
         shape = shape_of(data)
         if shape is None or dtype_of(data) != "float32":
@@ -338,13 +419,13 @@ class KernelLegalizer:
         )
         return result if len(axes) == 1 else relax.op.reshape(bb.emit(result), shape)
 
-    def group_norm(self, bb: Any, call: Any) -> Any:
+    def group_norm(self, bb: Any, call: Any, original: Any) -> Any:
         """Group normalization of ``NC...`` data: rows of one group, then channels' affine."""
         a = call.attrs
         groups = int(a.num_groups)
         return self._normalize_groups(bb, call, groups)
 
-    def instance_norm(self, bb: Any, call: Any) -> Any:
+    def instance_norm(self, bb: Any, call: Any, original: Any) -> Any:
         """Instance normalization: every channel is a group."""
         shape = shape_of(call.args[0]) or []
         channels = shape[1] if len(shape) > 1 and isinstance(shape[1], int) else 0
@@ -355,18 +436,16 @@ class KernelLegalizer:
         a = call.attrs
         shape = shape_of(data)
         if shape is None or len(shape) < 2 or groups < 1 or not _is_static(shape[1:]):
-            return default(bb, call)
+            return call
         rank = len(shape)
         spatial = sorted(int(v) % rank for v in a.axes)
         if int(a.channel_axis) % rank != 1 or spatial != list(range(2, rank)):
-            return default(bb, call)
+            return call
         rows_shape = [shape[0], groups, prod(shape[1:]) // groups]
         flat = bb.emit(relax.op.reshape(data, rows_shape))
-        normalized = self._normalize_rows(
-            bb, flat, None, None, [-1], float(a.epsilon), rms=False
-        )
+        normalized = self._normalize_rows(bb, flat, None, None, [-1], float(a.epsilon), rms=False)
         if normalized is None:
-            return default(bb, call)
+            return call
         result = bb.emit(relax.op.reshape(bb.emit(normalized), shape))
         per_channel = [1, shape[1], *([1] * (rank - 2))]
         for enabled, operand, function in (
@@ -385,20 +464,22 @@ class KernelLegalizer:
                 result = bb.emit(function(result, value))
         return result
 
-    def reduce(self, bb: Any, call: Any) -> Any:
+    def reduce(self, bb: Any, call: Any, original: Any) -> Any:
         """Reductions of trailing dimensions, row by row; others take TVM's definition."""
         data = call.args[0]
         shape = shape_of(data)
         if shape is None or dtype_of(data) != "float32":
-            return default(bb, call)
+            return call
         rank = len(shape)
         axes = list(range(rank)) if call.attrs.axis is None else sorted(
             int(v) % rank for v in call.attrs.axis
         )  # fmt: skip
-        if not axes or axes != list(range(rank - len(axes), rank)) or not _is_static(
-            shape[axes[0] :]
+        if (
+            not axes
+            or axes != list(range(rank - len(axes), rank))
+            or not _is_static(shape[axes[0] :])
         ):
-            return default(bb, call)
+            return call
         length = prod(shape[axes[0] :])
         lead = shape[: axes[0]]
         kind = operator_name(call)
@@ -418,23 +499,17 @@ class KernelLegalizer:
 
     # Elementwise
 
-    def activation(self, bb: Any, call: Any) -> Any:
+    def activation(self, bb: Any, call: Any, original: Any) -> Any:
         """Activations by approximations that vectorize, for float32."""
         if dtype_of(call.args[0]) != "float32":
-            return default(bb, call)
-        name = str(call.op.name)
+            return call
+        name = operator_name(call)
         return bb.call_te(
             ACTIVATIONS[name],
             call.args[0],
-            primfunc_name_hint=name.rsplit(".", maxsplit=1)[-1],
+            primfunc_name_hint=name.removeprefix("nn."),
             primfunc_attrs={"op_pattern": ELEMENTWISE},
         )
-
-
-def default(bb: Any, call: Any) -> Any:
-    """TVM's own legalization of a call."""
-    legalize = call.op.get_attr("FLegalize")
-    return call if legalize is None else legalize(bb, call)
 
 
 def _pair(values: Any) -> tuple[int, int]:

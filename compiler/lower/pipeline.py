@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from compiler.lower.channels_last import channels_last
+from compiler.lower.describe_kernels import describe_kernels, planned_activation_bytes
 from compiler.lower.fold_batch_norm import fold_batch_norm
 from compiler.lower.fold_constants import fold_constants
-from compiler.lower.legalize_kernels import KernelLegalizer
+from compiler.lower.legalize_kernels import legalize_kernels
 from compiler.lower.lift_constants import lift_constants
 from compiler.lower.parameters import ParameterTable
 from compiler.stages import Imported, Lowered, StageLog
 from schedules.cpu.default import schedule_module
-from schedules.tvm_adapter import IRModule, relax, target as tvm_target
+from schedules.tvm_adapter import IRModule, relax
+from schedules.tvm_adapter import target as tvm_target
 from targets.spec import TargetSpec
 
 Pass = Callable[[IRModule], IRModule]
@@ -31,14 +33,13 @@ class Step:
 def graph_passes(table: ParameterTable, target: TargetSpec) -> list[Step]:
     """Passes on Relax operators, then their lowering to fused TIR functions."""
     t = relax.transform
-    kernels = KernelLegalizer(table, target).legalize_map()
     return [
         Step("FoldConstants", lambda m: fold_constants(m, table)),
         Step("FoldBatchNorm", lambda m: fold_batch_norm(m, table)),
         Step("DecomposeOpsForInference", t.DecomposeOpsForInference()),
         Step("ChannelsLast", lambda m: channels_last(m, table)),
         Step("FoldConstantsAgain", lambda m: fold_constants(m, table)),
-        Step("LegalizeKernels", t.LegalizeOps(kernels)),
+        Step("LegalizeKernels", lambda m: legalize_kernels(m, table, target)),
         Step("LegalizeRest", t.LegalizeOps()),
         Step("AnnotateTIROpPattern", t.AnnotateTIROpPattern()),
         Step("FoldConstant", t.FoldConstant()),
@@ -98,6 +99,7 @@ def lower(
         module = run_passes(module, graph_passes(table, target), log, dump_to)
         with log.time("lower", "DefaultSchedules"):
             module, decisions = schedule_module(module, target)
+            kernels = describe_kernels(module, decisions)
         with log.time("lower", "LiftConstants"):
             module, parameters = lift_constants(module, table)
         module = run_passes(module, vm_passes(), log)
@@ -106,8 +108,8 @@ def lower(
         inputs=imported.inputs,
         outputs=imported.outputs,
         parameters=parameters,
-        kernels=(),
-        planned_activation_bytes=0,
+        kernels=kernels,
+        planned_activation_bytes=planned_activation_bytes(module),
         name=imported.name,
     )
 

@@ -93,7 +93,7 @@ def operator_names(sch: Schedule) -> tuple[str, ...]:
         node = sch.get(block)
         hint = re.sub(r"(_\d+)+$", "", str(node.name_hint)).removeprefix("T_")
         role = dict(node.annotations.items()).get("tilewright.role")
-        if role is None and hint not in ("crop",):
+        if role is None and hint != "crop":
             names.append(hint)
     return tuple(names)
 

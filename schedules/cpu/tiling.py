@@ -78,7 +78,9 @@ def choose_register_tile(
             width = vectors * lanes
             column_use = columns / (ceil(columns / width) * width)
             if column_use < 1:
-                column_use *= 0.95  # the part of a panel that hangs over is stored element by element
+                column_use *= (
+                    0.95  # the part of a panel that hangs over is stored element by element
+                )
             for inner in range(1, min(MAX_ROWS, rows[1] or 8) + 1):
                 for outer in range(1, min(MAX_ROWS // inner, rows[0] or 1) + 1):
                     count = inner * outer

@@ -18,6 +18,11 @@ def _map(tensor: Any, function: Callable[[Any], Any], name: str) -> Any:
     return te.compute(tensor.shape, lambda *i: function(tensor[i]), name=name)
 
 
+def relu(x: Any) -> Any:
+    """``max(x, 0)``."""
+    return _map(x, lambda v: tirx.max(v, tirx.const(0.0, x.dtype)), "T_relu")
+
+
 def sigmoid(x: Any) -> Any:
     """``1 / (1 + exp(-x))``."""
     exponent = topi.fast_exp(_map(x, lambda v: -v, "T_negative"))
@@ -43,20 +48,19 @@ def gelu_tanh(x: Any) -> Any:
     """``x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3)))``."""
     factor = tirx.const(sqrt(2.0 / 3.141592653589793), x.dtype)
     cubic = tirx.const(0.044715, x.dtype)
-    inner = topi.fast_tanh(
-        _map(x, lambda v: factor * (v + cubic * v * v * v), "T_gelu_tanh_inner")
-    )
+    inner = topi.fast_tanh(_map(x, lambda v: factor * (v + cubic * v * v * v), "T_gelu_tanh_inner"))
     half, one = tirx.const(0.5, x.dtype), tirx.const(1.0, x.dtype)
     return te.compute(x.shape, lambda *i: x[i] * half * (one + inner[i]), name="T_gelu_tanh")
 
 
 #: Relax operator -> compute definition, for float32.
 ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
-    "relax.exp": topi.fast_exp,
-    "relax.tanh": topi.fast_tanh,
-    "relax.erf": topi.fast_erf,
-    "relax.sigmoid": sigmoid,
-    "relax.nn.silu": silu,
-    "relax.nn.gelu": gelu,
-    "relax.nn.gelu_tanh": gelu_tanh,
+    "nn.relu": relu,
+    "exp": topi.fast_exp,
+    "tanh": topi.fast_tanh,
+    "erf": topi.fast_erf,
+    "sigmoid": sigmoid,
+    "nn.silu": silu,
+    "nn.gelu": gelu,
+    "nn.gelu_tanh": gelu_tanh,
 }

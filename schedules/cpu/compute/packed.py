@@ -117,9 +117,7 @@ def batch_matmul(
             return value
         return tirx.if_then_else(column < n, value, tirx.const(0, rhs.dtype))
 
-    packed = te.compute(
-        (*rb, panels, reduction, width), packing, name="pack", attrs={ROLE: "pack"}
-    )
+    packed = te.compute((*rb, panels, reduction, width), packing, name="pack", attrs={ROLE: "pack"})
     rows = round_up(m, tile.rows)
     k = te.reduce_axis((0, reduction), "k")
     clamp = not (isinstance(m, int) and rows == m)
@@ -129,9 +127,7 @@ def batch_matmul(
         row = tirx.min(i, m - 1) if clamp else i
         left = [_broadcast(v, extent) for v, extent in zip(b, lb, strict=True)]
         right = [_broadcast(v, extent) for v, extent in zip(b, rb, strict=True)]
-        return te.sum(
-            lhs[(*left, row, k)] * packed[(*right, j // width, k, j % width)], axis=k
-        )
+        return te.sum(lhs[(*left, row, k)] * packed[(*right, j // width, k, j % width)], axis=k)
 
     out = te.compute(
         (*batch, rows, panels * width), product, name="batch_matmul",
@@ -158,7 +154,7 @@ def conv2d_packed(
     With `input_dilation`, the stride of a transposed convolution, zeros are put between the
     input's elements; `out_size` is then the transposed convolution's output height and width.
     """
-    batch, height, width, channels = (_int(v) for v in data.shape)
+    batch, height, width, _ = (_int(v) for v in data.shape)
     panels, kh, kw, inner, lanes = (_int(v) for v in packed.shape)
     groups = geometry.groups
     stride_h, stride_w = geometry.strides
@@ -183,9 +179,7 @@ def conv2d_packed(
     def product(n: Any, h: Any, w: Any, o: Any) -> Any:
         channel = c if groups == 1 else o // (per_group * lanes) * inner + c
         return te.sum(
-            source[
-                n, h * stride_h + y * dilation_h, w * stride_w + x * dilation_w, channel
-            ]
+            source[n, h * stride_h + y * dilation_h, w * stride_w + x * dilation_w, channel]
             * packed[o // lanes, y, x, c, o % lanes],
             axis=[y, x, c],
         )

@@ -120,8 +120,10 @@ def layer_norm(
         )  # fmt: skip
     deviation = te.compute(
         squares.shape,
-        lambda *i: tirx.const(1.0, data.dtype)
-        / tirx.sqrt(squares[i] * scale + tirx.const(epsilon, data.dtype)),
+        lambda *i: (
+            tirx.const(1.0, data.dtype)
+            / tirx.sqrt(squares[i] * scale + tirx.const(epsilon, data.dtype))
+        ),
         name="row_inverse_deviation",
         attrs={ROLE: "fold"},
     )

@@ -105,9 +105,7 @@ def pool2d(
     if (count_include_pad or not any(geometry.padding)) and not overhang:
         inverse = tirx.const(1.0 / (kernel[0] * kernel[1]), data.dtype)
         return te.compute(out.shape, lambda n, h, w, c: out[n, h, w, c] * inverse, name="average")
-    return te.compute(
-        out.shape, lambda n, h, w, c: out[n, h, w, c] / divisor(h, w), name="average"
-    )
+    return te.compute(out.shape, lambda n, h, w, c: out[n, h, w, c] / divisor(h, w), name="average")
 
 
 def _pad_for(

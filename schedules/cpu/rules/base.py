@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from schedules.cpu.annotations import KERNEL, ROLE
-from schedules.tvm_adapter import Schedule, tirx
+from schedules.tvm_adapter import Analyzer, Schedule, tirx
 from targets.spec import TargetSpec
 
 
@@ -91,6 +91,34 @@ def inline_between(sch: Schedule, keep: list[Any]) -> None:
         if is_reduction(sch, block):
             raise NotApplicableError(f"{node.name_hint} is a second reduction")
         sch.compute_inline(block)
+
+
+def check_covered(sch: Schedule, heart: Any, consumer: Any) -> None:
+    """Refuse a consumer that writes more than the tiles of the heart reach.
+
+    Moving it under the heart's loops gives it only the places that it reads there: a padding
+    would lose its border.
+
+    Raises:
+        NotApplicableError: An output dimension is larger than the heart's, and is not a
+            broadcast of one element.
+    """
+    produced = list(sch.get(heart).writes[0].source.shape)
+    for region in sch.get(consumer).writes:
+        written = list(region.source.shape)
+        if len(written) != len(produced):
+            raise NotApplicableError("the epilogue changes the number of dimensions")
+        for have, need in zip(produced, written, strict=True):
+            if isinstance(have, tirx.IntImm) and isinstance(need, tirx.IntImm):
+                if int(need) > int(have) and int(have) != 1:
+                    raise NotApplicableError("the epilogue writes more than the kernel makes")
+            elif not have.same_as(need) and not is_prefix(have, need):
+                raise NotApplicableError("the epilogue's symbolic extents are not the kernel's")
+
+
+def is_prefix(have: Any, need: Any) -> bool:
+    """Whether a symbolic extent is at most another, as far as TVM can prove it."""
+    return bool(Analyzer().can_prove(need <= have))
 
 
 def role(sch: Schedule, block: Any) -> str:

@@ -1,5 +1,7 @@
-"""Reductions that no compute definition of ours stands behind: pooling over all positions,
-arg-max, means over several axes."""
+"""Reductions that no compute definition of ours stands behind.
+
+Pooling over all positions, arg-max, means over several axes.
+"""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ from schedules.cpu.rules.base import (
     Applied,
     NotApplicableError,
     annotation,
+    check_covered,
     extent,
     find_kernel,
     inline_between,
@@ -44,6 +45,8 @@ class RegisterTiled:
         stages = [*stages_with_role(sch, "pad"), *stages_with_role(sch, "pack")]
         inline_between(sch, [heart, *stages])
         consumers = [b for b in outputs(sch) if not same_block(sch, b, heart)]
+        for consumer in consumers:
+            check_covered(sch, heart, consumer)
         if not consumers:
             consumers = [sch.cache_write(heart, 0, "global")]
 

@@ -6,6 +6,7 @@ from schedules.cpu.annotations import KERNEL
 from schedules.cpu.rules.base import (
     Applied,
     annotation,
+    check_covered,
     extent,
     find_kernel,
     inline_between,
@@ -40,6 +41,8 @@ class ChannelWindow:
         pads = stages_with_role(sch, "pad")
         inline_between(sch, [heart, *pads])
         consumers = [b for b in outputs(sch) if not same_block(sch, b, heart)]
+        for consumer in consumers:
+            check_covered(sch, heart, consumer)
         if not consumers:
             consumers = [sch.cache_write(heart, 0, "global")]
         dtype = output_dtype(sch, heart)
@@ -81,12 +84,12 @@ class ChannelWindow:
             if window <= MAX_UNROLLED_WINDOW:
                 sch.unroll(kh)
         sch.decompose_reduction(heart, kh)
-        return Applied("pool" if kind == "pool2d" else kind, f"{tile_w} outputs x {vectors}x{lanes}")
+        return Applied(
+            "pool" if kind == "pool2d" else kind, f"{tile_w} outputs x {vectors}x{lanes}"
+        )
 
 
 def _best_divisor(value: int, limit: int) -> int:
     """The divisor of `value` up to `limit`, or `limit` itself where divisors are too small."""
     best = max(d for d in range(1, max(1, min(value, limit)) + 1) if value % d == 0)
     return best if best * 2 > min(value, limit) else min(value, limit)
-
-

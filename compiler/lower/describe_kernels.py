@@ -1,0 +1,104 @@
+"""Facts about a lowered module for the report: its kernels, and its memory plan."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from compiler.stages import KernelInfo
+from schedules.cpu.default import ScheduledFunction
+from schedules.tvm_adapter import IRModule, ir, relax, tirx
+
+
+def describe_kernels(
+    module: IRModule, decisions: Iterable[ScheduledFunction]
+) -> tuple[KernelInfo, ...]:
+    """One description for each scheduled function of a module with `call_tir` calls.
+
+    Bytes are those of all operands and results of one call, as the calls in `main` show
+    them; where shapes are symbolic, each unknown extent counts as one.
+    """
+    reads: dict[str, float] = {}
+    writes: dict[str, float] = {}
+    dtypes: dict[str, str] = {}
+    sources: dict[str, list[str]] = defaultdict(list)
+    for block in module["main"].body.blocks:
+        for binding in block.bindings:
+            call = binding.value
+            if not isinstance(call, relax.Call) or not _is_call_tir(call):
+                continue
+            name = str(call.args[0].name_hint)
+            operands = call.args[1].fields if isinstance(call.args[1], relax.Tuple) else []
+            results = call.ty_args
+            reads[name] = sum(tensor_bytes(a.ty) for a in operands)
+            writes[name] = sum(tensor_bytes(ty) for ty in results)
+            dtypes[name] = _first_dtype(results)
+            sources[name].append(str(binding.var.name))
+    return tuple(
+        KernelInfo(
+            name=d.name,
+            kind=d.kind,
+            operators=d.operators,
+            rule=d.rule,
+            fallback=d.fallback,
+            flops=0.0 if d.kind in ("layout", "gather") else d.flops,
+            bytes_read=reads.get(d.name, 0.0),
+            bytes_written=writes.get(d.name, 0.0),
+            dtype=dtypes.get(d.name, "float32"),
+            sources=tuple(sources.get(d.name, ())),
+            why=d.remark,
+        )
+        for d in decisions
+    )
+
+
+def planned_activation_bytes(module: IRModule) -> int:
+    """Bytes of all storage that the static memory plan of `main` allocates; 0 if it is dynamic.
+
+    Call after `LowerAllocTensor`: every storage is alive for the whole call.
+    """
+    total = 0
+    for block in module["main"].body.blocks:
+        for binding in block.bindings:
+            call = binding.value
+            if not isinstance(call, relax.Call) or not isinstance(call.op, ir.Op):
+                continue
+            if call.op.name != "relax.vm.alloc_storage":
+                continue
+            extents = list(call.args[0].values)
+            if not all(isinstance(v, tirx.IntImm) for v in extents):
+                return 0
+            total += int(np.prod([int(v) for v in extents]))
+    return total
+
+
+def tensor_bytes(ty: Any) -> float:
+    """Bytes of a tensor, or of all tensors of a tuple; unknown extents count as one."""
+    if isinstance(ty, relax.TupleType):
+        return sum(tensor_bytes(f) for f in ty.fields)
+    if not isinstance(ty, relax.TensorType) or not isinstance(ty.shape, relax.ShapeExpr):
+        return 0.0
+    count = 1
+    for value in ty.shape.values:
+        count *= int(value) if isinstance(value, tirx.IntImm) else 1
+    return float(count * _itemsize(str(ty.dtype)))
+
+
+def _itemsize(dtype: str) -> int:
+    return 2 if dtype == "bfloat16" else int(np.dtype(dtype).itemsize)
+
+
+def _is_call_tir(call: Any) -> bool:
+    return isinstance(call.op, ir.Op) and str(call.op.name).startswith("relax.call_tir")
+
+
+def _first_dtype(results: Any) -> str:
+    for ty in results:
+        if isinstance(ty, relax.TensorType):
+            return str(ty.dtype)
+        if isinstance(ty, relax.TupleType) and len(ty.fields):
+            return _first_dtype(ty.fields)
+    return "float32"
