@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 import compiler
-from compiler.errors import TilewrightError, VerificationError
+from compiler.errors import FileError, TilewrightError, VerificationError
 from targets import cpu_name
 from tools.demo import assets
 from tools.demo.measure import (
@@ -89,6 +89,12 @@ def _demo(console: Console, out: Path, rounds: int, target: str) -> None:
     Raises:
         TilewrightError: A step failed, or the bundle does not agree with PyTorch.
     """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FileError(
+            f"cannot be made: {error.strerror}", where=str(out), hint="give another --out"
+        ) from error
     absent = assets.missing()
     if absent:
         for package in absent:
@@ -170,12 +176,6 @@ def _compile(
         f"{f', {fallbacks} of them by the generic fallback' if fallbacks else ''}; "
         + ", ".join(f"{stage} {ms / 1e3:.1f} s" for stage, ms in stages.items())
     )
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise compiler.errors.FileError(
-            f"cannot be made: {error.strerror}", where=str(out), hint="give another --out"
-        ) from error
     bundle_path = bundle.save(out / "efficientnet-lite0.tw")
     report_path = report.to_html(out / "efficientnet-lite0.html")
     return bundle_path, report_path
