@@ -119,7 +119,7 @@ def _demo(console: Console, out: Path, rounds: int, target: str) -> None:
     bundle = compiler.load(bundle_path)
     check = bundle.verify()
     console.print(
-        f"loaded {bundle_path}; self-test passed: largest error {check.max_abs_error:.1e} "
+        f"loaded {_escape(str(bundle_path))}; self-test passed: largest error {check.max_abs_error:.1e} "
         f"on {check.outputs} golden output(s)",
         soft_wrap=True,
     )
@@ -137,8 +137,8 @@ def _demo(console: Console, out: Path, rounds: int, target: str) -> None:
         latency = interleave({OURS: lambda: bundle(value), TORCH: lambda: model(value)}, rounds)
     _show_latency(console, latency, cpu, rounds)
 
-    console.print(f"\nbundle: {bundle_path}", soft_wrap=True)
-    console.print(f"report: {report_path}", soft_wrap=True)
+    console.print(f"\nbundle: {_escape(str(bundle_path))}", soft_wrap=True)
+    console.print(f"report: {_escape(str(report_path))}", soft_wrap=True)
     if not agreed.holds:
         raise VerificationError(
             f"the bundle does not agree with PyTorch: the same class on {agreed.top1} of "
