@@ -61,7 +61,11 @@ def assemble(
     """Put a report together; see `Report` for the meaning of each part."""
     whole = median(profile.run_ms)
     rows = _kernel_rows(profile, kernels, target, environment.threads, whole)
-    gap = whole - sum(row.time.value for row in rows)
+    kernels_ms = math.fsum(row.time.value for row in rows)
+    # A program that runs in between makes a replay longer as it does a whole run, but seldom
+    # hits the same call twice: the medians of the calls do not see it.
+    replay = max(median(profile.replay_ms), kernels_ms)
+    interruptions, gap = replay - kernels_ms, whole - replay
     dtypes = sorted({row.dtype for row in rows if row.flops and row.flops.value > 0})
     return Report(
         model=name,
@@ -78,6 +82,8 @@ def assemble(
             warmup=profile.warmup,
         ),
         kernels=rows,
+        interruptions=Figure.measured(interruptions, "ms"),
+        interruptions_share=_share(interruptions, whole),
         gap=Figure.measured(gap, "ms"),
         gap_share=_share(gap, whole),
         kinds=_kind_rows(rows, whole),

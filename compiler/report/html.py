@@ -171,10 +171,13 @@ def _kernel_table(report: Report) -> str:
     body = "\n".join(_kernel_row(row, colours[row.kind]) for row in report.kernels)
     latency = report.latency.median
     calls = sum(row.calls.value for row in report.kernels)
-    foot = (
-        f"<tr><td>VM and gaps</td><td></td><td></td><td></td>"
-        f"{_cell(units.milliseconds(report.gap.value))}{_cell(units.percent(report.gap_share))}"
+    foot = "".join(
+        f"<tr><td>{escape(name)}</td><td></td><td></td><td></td>"
+        f"{_cell(units.milliseconds(time.value))}{_cell(units.percent(share))}"
         f'<td colspan="5"></td></tr>'
+        for name, time, share in report.overheads
+    )
+    foot += (
         f'<tr class="total"><td>end to end, median</td><td></td><td></td>{_cell(f"{calls:.0f}")}'
         f"{_cell(units.milliseconds(latency.value))}{_cell('100 %')}"
         f"{_cell(units.scaled(report.total_flops.value, ''))}<td></td>"
@@ -292,7 +295,7 @@ def notebook_html(report: Report, *, top: int = 10) -> str:
         time = Figure(sum(r.time.value for r in rest), "ms", rest[0].time.label)
         share = Figure(sum(r.share.value for r in rest), "%", rest[0].share.label)
         rows.append((f"{len(rest)} more", "", time, share))
-    rows.append(("VM and gaps", "", report.gap, report.gap_share))
+    rows += [(name, "", time, share) for name, time, share in report.overheads]
     kernels = "".join(
         f'<tr><td style="text-align:left">{escape(name)}</td>'
         f'<td style="text-align:left">{escape(kind)}</td>'

@@ -149,7 +149,7 @@ def _notes(
 ) -> tuple[str, ...]:
     method = (
         "Kernels are timed one by one, in the order and on the buffers of a real run "
-        f"({measured.replays} replays); {measured.overhead_us:.2f} µs for an empty call is "
+        f"({len(measured.replay_ms)} replays); {measured.overhead_us:.2f} µs for an empty call is "
         "taken off each."
     )
     counting = (

@@ -232,9 +232,12 @@ class Report:
         environment: Machine, versions and date.
         latency: End-to-end time.
         kernels: Every kernel, most time first.
+        interruptions: Median time of all calls in one replay, less the sum of each call's
+            median: what other programs on the machine took, near 0 on a quiet one.
+        interruptions_share: `interruptions` as a share of the median, %.
         gap: Median end-to-end time outside all kernels: the virtual machine, allocation and
-            measurement noise. Kernels and gap add up to the median exactly. Negative if the
-            kernels took longer one by one than in a whole run.
+            measurement noise. Kernels, interruptions and gap add up to the median exactly.
+            Negative if the kernels took longer one by one than in a whole run.
         gap_share: `gap` as a share of the median, %.
         kinds: Time by kind of operator, most first.
         fallback_share: Share of the median spent in kernels that met only the fallback, %.
@@ -254,6 +257,8 @@ class Report:
     environment: Environment
     latency: Latency
     kernels: tuple[KernelRow, ...]
+    interruptions: Figure
+    interruptions_share: Figure
     gap: Figure
     gap_share: Figure
     kinds: tuple[KindRow, ...]
@@ -273,7 +278,16 @@ class Report:
     @property
     def adds_up(self) -> bool:
         """Whether the kernels' times add up to the end-to-end median within 5 %."""
-        return abs(self.gap.value) <= GAP_TOLERANCE * self.latency.median.value
+        between = self.gap.value + self.interruptions.value
+        return abs(between) <= GAP_TOLERANCE * self.latency.median.value
+
+    @property
+    def overheads(self) -> tuple[tuple[str, Figure, Figure], ...]:
+        """Name, time and share of what is no kernel."""
+        return (
+            ("VM and gaps", self.gap, self.gap_share),
+            ("interruptions", self.interruptions, self.interruptions_share),
+        )
 
     @property
     def kernel_time(self) -> Figure:
@@ -399,7 +413,7 @@ class Report:
         """Let `rich.print(report)` show the report in colour at the terminal's width."""
         from .text import renderables
 
-        yield from renderables(self)
+        yield from renderables(self, width=options.max_width)
 
     def _repr_html_(self) -> str:
         """What Jupyter shows: tables and bars, without scripts."""

@@ -119,13 +119,13 @@ def _escape(text: str) -> str:
 
 
 def time_by_kind(report: Report) -> go.Figure:
-    """Bars of the share of each kind of operator, with the gap as its own bar."""
+    """Bars of the share of each kind of operator, with what is no kernel as bars of their own."""
     import plotly.graph_objects as go
 
     colours = kind_colours(report)
-    names = [row.kind for row in report.kinds] + ["VM and gaps"]
-    shares = [row.share.value for row in report.kinds] + [report.gap_share.value]
-    times = [row.time.value for row in report.kinds] + [report.gap.value]
+    bars = [(row.kind, row.time.value, row.share.value) for row in report.kinds]
+    bars += [(name, time.value, share.value) for name, time, share in report.overheads]
+    names, times, shares = map(list, zip(*bars, strict=True))
     figure = _figure(110 + 30 * len(names), bargap=0.3, showlegend=False)
     figure.add_trace(
         go.Bar(

@@ -71,7 +71,7 @@ class Profile:
         warmup: Runs before the first that counts; the recorded one is not among them.
         call_names: Symbol of each kernel call of one run, in order.
         call_ms: Median milliseconds of each, in the same order, the clock's cost taken off.
-        replays: How many replays the medians were taken over.
+        replay_ms: All calls of each replay together, milliseconds, the clock's cost taken off.
         overhead_us: What was taken off a call, microseconds; the median over arities.
         allocated_bytes: As in `Recording`.
         live_bytes: As in `Recording`.
@@ -81,7 +81,7 @@ class Profile:
     warmup: int
     call_names: tuple[str, ...]
     call_ms: tuple[float, ...]
-    replays: int
+    replay_ms: tuple[float, ...]
     overhead_us: float
     allocated_bytes: int
     live_bytes: tuple[int, ...]
@@ -234,6 +234,7 @@ def profile(
         cold = 1 if first_s < _SLOW_S else 0
         run_s.extend(runner.time(inputs, warmup=cold, repeat=block))
         replays.extend([_replay(recording.calls) for _ in range(cold + block)][cold:])
+    clock_ns = sum(overhead_ns[len(call.arguments)] for call in recording.calls)
     call_ms = tuple(
         max(0.0, median(times) - overhead_ns[len(call.arguments)]) / 1e6
         for call, times in zip(recording.calls, zip(*replays, strict=True), strict=True)
@@ -243,7 +244,7 @@ def profile(
         warmup=warmup,
         call_names=tuple(call.name for call in recording.calls),
         call_ms=call_ms,
-        replays=len(replays),
+        replay_ms=tuple((sum(times) - clock_ns) / 1e6 for times in replays),
         overhead_us=median(overhead_ns.values()) / 1e3 if overhead_ns else 0.0,
         allocated_bytes=recording.allocated_bytes,
         live_bytes=recording.live_bytes,

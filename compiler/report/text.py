@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _TOP = 20
+_WIDE = 120
 _SHORT = {"measured": "meas.", "emulated": "emul.", "simulated": "sim.", "estimated": "est."}
 
 
@@ -26,16 +27,17 @@ def to_text(report: Report, *, width: int = 100, top: int = _TOP) -> str:
     console = Console(
         file=buffer, width=width, color_system=None, force_terminal=False, legacy_windows=False
     )
-    for part in renderables(report, top=top):
+    for part in renderables(report, width=width, top=top):
         console.print(part)
     return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
 
 
-def renderables(report: Report, *, top: int = _TOP) -> Iterator[RenderableType]:
+def renderables(report: Report, *, width: int = 100, top: int = _TOP) -> Iterator[RenderableType]:
     """The report's parts in order, for a rich console.
 
     Args:
         report: What to show.
+        width: Columns of the console.
         top: Kernels shown one by one.
     """
     from rich.text import Text
@@ -43,7 +45,7 @@ def renderables(report: Report, *, top: int = _TOP) -> Iterator[RenderableType]:
     yield Text(f"Latency report: {report.model} on {report.target}", style="bold")
     yield _environment(report)
     yield _summary(report)
-    yield _kernels(report, top)
+    yield _kernels(report, top, wide=width >= _WIDE)
     if not report.adds_up:
         yield Text(gap_sentence(report), style="yellow")
     if any(row.fallback for row in report.kernels):
@@ -56,13 +58,14 @@ def renderables(report: Report, *, top: int = _TOP) -> Iterator[RenderableType]:
 
 
 def gap_sentence(report: Report) -> str:
-    """What to say of a gap above 5 %."""
-    share = units.percent(report.gap_share)
+    """What to say if the kernels do not add up to the whole."""
     calls = sum(row.calls.value for row in report.kernels)
-    each = f", {1e3 * report.gap.value / calls:.2f} µs for each kernel call," if calls else ""
+    each = f" ({1e3 * report.gap.value / calls:.2f} µs for each kernel call)" if calls else ""
     return (
-        f"The kernels do not add up to the whole within 5 %: {share} of the median{each} lies "
-        "between them (row “VM and gaps”)."
+        "The kernels do not add up to the whole within 5 %. Of the median, "
+        f"{units.percent(report.gap_share)}{each} is the virtual machine and gaps, "
+        f"{units.percent(report.interruptions_share)} interruptions by other programs: where "
+        "these are many, measure again on a quiet machine."
     )
 
 
@@ -170,12 +173,15 @@ def _header(title: str, figures: Sequence[Figure | None]) -> str:
     return "\n".join([title, "/".join(labels)])
 
 
-def _kernels(report: Report, top: int) -> Table:
+def _kernels(report: Report, top: int, wide: bool) -> Table:
+    """One row for each kernel; its kind only if there is room, since there is a table of kinds."""
     rows = report.kernels
     table = _table("Kernels, most time first (! met only the generic fallback)")
     table.add_column("operators", overflow="fold")
-    table.add_column("kind", overflow="fold", max_width=16)
-    table.add_column("rule", overflow="fold", max_width=12)
+    if wide:
+        table.add_column("kind", overflow="fold", max_width=16)
+    table.add_column("rule", overflow="fold", max_width=14)
+    texts = [""] * (2 if wide else 1)
     for title, figures in (
         ("calls", [r.calls for r in rows]),
         ("time, ms", [r.time for r in rows]),
@@ -189,25 +195,25 @@ def _kernels(report: Report, top: int) -> Table:
     for row in rows[:top]:
         table.add_row(
             _plain(("! " if row.fallback else "") + units.operators(row)),
-            _plain(row.kind),
+            *([_plain(row.kind)] if wide else []),
             _plain(row.rule),
             *_cells(row),
             style="yellow" if row.fallback else None,
         )
     if rest := rows[top:]:
         table.add_row(
-            f"… {len(rest)} more", "", "", *_sums(rest, report.latency.median.value), style="dim"
+            f"… {len(rest)} more", *texts, *_sums(rest, report.latency.median.value), style="dim"
         )
     blank = [""] * 4
     work = units.count(report.total_flops, 1e6, 1) if report.total_flops.value else ""
     rate = units.number(report.gflops) if report.gflops is not None else ""
     table.add_section()
+    for name, time, share in report.overheads:
+        table.add_row(
+            name, *texts, "", units.milliseconds(time.value), units.percent(share), *blank
+        )
     table.add_row(
-        "VM and gaps", "", "", "", units.milliseconds(report.gap.value),
-        units.percent(report.gap_share), *blank,
-    )  # fmt: skip
-    table.add_row(
-        "end to end, median", "", "", f"{sum(r.calls.value for r in rows):.0f}",
+        "end to end, median", *texts, f"{sum(r.calls.value for r in rows):.0f}",
         units.milliseconds(report.latency.median.value), "100 %",
         work, "", rate, "",
         style="bold",
@@ -268,10 +274,10 @@ def _kinds(report: Report) -> Table:
             _plain(kind.kind), f"{kind.calls.value:.0f}", units.milliseconds(kind.time.value),
             units.percent(kind.share), _bar(kind.share.value),
         )  # fmt: skip
-    table.add_row(
-        "VM and gaps", "", units.milliseconds(report.gap.value), units.percent(report.gap_share),
-        _bar(report.gap_share.value),
-    )  # fmt: skip
+    for name, time, share in report.overheads:
+        table.add_row(
+            name, "", units.milliseconds(time.value), units.percent(share), _bar(share.value)
+        )
     return table
 
 

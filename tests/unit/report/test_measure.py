@@ -101,7 +101,7 @@ def test_buffers_live_from_first_to_last_use() -> None:
 def test_replays_and_runs_take_turns() -> None:
     runner = FakeRunner()
     result = profile(runner, [X], runs=13, warmup=3, budget_s=60)
-    assert len(result.run_ms) == result.replays == 13
+    assert len(result.run_ms) == len(result.replay_ms) == 13
     assert result.warmup == 3
     # Three runs to warm up, of which the first says how many are affordable.
     assert runner.timed[:2] == [(0, 1), (1, 1)]
@@ -117,7 +117,7 @@ def test_a_slow_model_is_run_less_often() -> None:
     slow = FakeRunner()
     slow.seconds = 3.0
     result = profile(slow, [X], runs=60, warmup=5, budget_s=5)
-    assert len(result.run_ms) == result.replays == 3
+    assert len(result.run_ms) == len(result.replay_ms) == 3
     assert result.warmup == 1
     assert slow.timed == [(0, 1), (0, 3)]
 

@@ -127,7 +127,7 @@ def test_page_has_every_kernel_and_figure_label() -> None:
 
 
 def test_page_of_a_report_without_anything_optional() -> None:
-    profile = Profile((0.01, 0.02), 1, (), (), 2, 0.0, 0, ())
+    profile = Profile((0.01, 0.02), 1, (), (), (0.0, 0.0), 0.0, 0, ())
     report = replace(
         make_report(profile=profile, kernels=(), stages=(), planned=0), accuracy=None, sizes={}
     )
