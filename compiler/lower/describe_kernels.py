@@ -68,10 +68,12 @@ def planned_activation_bytes(module: IRModule) -> int:
                 continue
             if call.op.name != "relax.vm.alloc_storage":
                 continue
-            extents = list(call.args[0].values)
-            if not all(isinstance(v, tirx.IntImm) for v in extents):
+            shape = call.args[0]
+            if not isinstance(shape, relax.ShapeExpr):
                 return 0
-            total += int(np.prod([int(v) for v in extents]))
+            if not all(isinstance(v, tirx.IntImm) for v in shape.values):
+                return 0
+            total += int(np.prod([int(v) for v in shape.values]))
     return total
 
 

@@ -137,13 +137,18 @@ def extent(sch: Schedule, loop: Any) -> int | None:
     return int(value) if isinstance(value, tirx.IntImm) else None
 
 
-def vectorize_inner(sch: Schedule, loop: Any, lanes: int, unroll: int = 1) -> list[Any]:
+def vectorize_inner(
+    sch: Schedule, loop: Any, lanes: int, unroll: int = 1, *, peel: bool = True
+) -> list[Any]:
     """Split `loop` into vectors and vectorize; returns the loops it became, outermost first.
 
     A rest that does not fill a vector is peeled off as a loop of its own, so the condition
-    on it stays out of the vector code.
+    on it stays out of the vector code. TVM's loop partition fails inside loops of symbolic
+    extent; with `peel` false such a loop is left to LLVM's vectorizer.
     """
     size = extent(sch, loop)
+    if not peel and (size is None or (size > lanes and size % lanes)):
+        return [loop]
     if lanes <= 1 or (size is not None and size < 2):
         return [loop]
     if size is not None and size <= lanes:

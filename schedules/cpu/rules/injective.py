@@ -50,8 +50,9 @@ def schedule_one(sch: Schedule, block: Any, spec: TargetSpec) -> None:
         loops = [sch.fuse(*loops)]
     size = extent(sch, loops[-1])
     if size is None or size >= lanes // 2:
-        parts = vectorize_inner(sch, loops[-1], lanes, unroll=4)
-        loops = [*loops[:-1], *parts[:-1]]
+        static = all(extent(sch, loop) is not None for loop in loops[:-1])
+        parts = vectorize_inner(sch, loops[-1], lanes, unroll=4, peel=static)
+        loops = [*loops[:-1], *(parts[:-1] if len(parts) > 1 else [])]
     else:
         loops = loops[:-1]
     if not loops:

@@ -68,6 +68,6 @@ class RowByRow:
                 if inner and (extent(sch, inner[-1]) or 99) <= 16:
                     sch.unroll(inner[-1])
             elif inner:
-                vectorize_inner(sch, inner[-1], lanes)
+                vectorize_inner(sch, inner[-1], lanes, peel=count is not None)
         parallelize(sch, [chunk])
         return Applied("reduction" if kind == "row_reduction" else kind)
