@@ -119,8 +119,8 @@ def _demo(console: Console, out: Path, rounds: int, target: str) -> None:
     bundle = compiler.load(bundle_path)
     check = bundle.verify()
     console.print(
-        f"loaded {_escape(str(bundle_path))}; self-test passed: largest error {check.max_abs_error:.1e} "
-        f"on {check.outputs} golden output(s)",
+        f"loaded {_escape(str(bundle_path))}; self-test passed: largest error "
+        f"{check.max_abs_error:.1e} on {check.outputs} golden output(s)",
         soft_wrap=True,
     )
 
