@@ -168,7 +168,8 @@ def _kernel_table(report: Report) -> str:
     )
     labels = _column_labels(report)
     colours = kind_colours(report)
-    body = "\n".join(_kernel_row(row, colours[row.kind]) for row in report.kernels)
+    largest = max((row.share.value for row in report.kernels), default=0.0)
+    body = "\n".join(_kernel_row(row, colours[row.kind], largest) for row in report.kernels)
     latency = report.latency.median
     calls = sum(row.calls.value for row in report.kernels)
     foot = "".join(
@@ -212,14 +213,15 @@ def _figure_cell(figure: Figure | None, show: Callable[[Figure | None], str]) ->
     return _cell(show(figure), None if figure is None else figure.value)
 
 
-def _kernel_row(row: KernelRow, colour: str) -> str:
+def _kernel_row(row: KernelRow, colour: str, largest_share: float) -> str:
     detail = [row.name] if row.operators else []
     if row.sources:
         detail.append("from " + ", ".join(row.sources[:4]) + (" …" if len(row.sources) > 4 else ""))
     if row.why:
         detail.append(row.why)
     mark = ' <span class="chip fallback">fallback</span>' if row.fallback else ""
-    bar = f'<i class="bar" style="width:{max(0.0, min(100.0, row.share.value)):.2f}%"></i>'
+    width = 100 * row.share.value / largest_share if largest_share > 0 else 0.0
+    bar = f'<i class="bar" style="width:{width:.1f}%"></i>'
     return (
         f"<tr><td><div>{escape(units.operators(row))}{mark}</div>"
         f'<div class="small">{"<br>".join(escape(line) for line in detail)}</div></td>'

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from . import units
@@ -126,7 +125,7 @@ def time_by_kind(report: Report) -> go.Figure:
     bars = [(row.kind, row.time.value, row.share.value) for row in report.kinds]
     bars += [(name, time.value, share.value) for name, time, share in report.overheads]
     names, times, shares = map(list, zip(*bars, strict=True))
-    figure = _figure(110 + 30 * len(names), bargap=0.3, showlegend=False)
+    figure = _figure(_kinds_height(report), bargap=0.3, showlegend=False)
     figure.add_trace(
         go.Bar(
             orientation="h",
@@ -199,12 +198,14 @@ def roofline(report: Report) -> go.Figure | None:
     peaks = [peak.value for peak in report.roof.gflops.values()]
     low = min([*intensities, min(peaks) / bandwidth]) / 2
     high = max([*intensities, max(peaks) / bandwidth]) * 4
-    figure = _figure(480, showlegend=True, hovermode="closest")
+    # As tall as its two neighbours, which stand one above the other.
+    height = max(480, _kinds_height(report) + _compile_height(report) + 110)
+    figure = _figure(height, showlegend=True, hovermode="closest")
     for dtype, peak in report.roof.gflops.items():
         ridge = peak.value / bandwidth
         figure.add_trace(
             go.Scatter(
-                name=f"{dtype}: {peak.value:.0f} GFLOPS, {bandwidth:.0f} GB/s ({peak.label})",
+                name=f"{dtype}: {peak.value:.0f} GFLOPS, {bandwidth:.0f} GB/s",
                 mode="lines",
                 x=[low, ridge, high],
                 y=[low * bandwidth, peak.value, peak.value],
@@ -233,7 +234,9 @@ def roofline(report: Report) -> go.Figure | None:
         )
     rates = [y for _, y, _ in points] + peaks
     figure.update_xaxes(title="FLOP per byte (estimated)", **_log_axis(low, high))
-    figure.update_yaxes(title="GFLOPS (estimated)", **_log_axis(min(rates) / 2, max(rates) * 2))
+    figure.update_yaxes(
+        title="GFLOPS, kernels and ceiling (estimated)", **_log_axis(min(rates) / 2, max(rates) * 2)
+    )
     figure.update_layout(
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
     )
@@ -280,15 +283,26 @@ def memory_over_schedule(report: Report) -> go.Figure | None:
     return figure
 
 
+def _stages(report: Report) -> list[str]:
+    return list(dict.fromkeys(step.stage for step in report.compile_steps))
+
+
+def _kinds_height(report: Report) -> int:
+    return 110 + 30 * (len(report.kinds) + len(report.overheads))
+
+
+def _compile_height(report: Report) -> int:
+    return 120 + 30 * len(_stages(report))
+
+
 def compile_time(report: Report) -> go.Figure | None:
     """One bar for each stage, made of its steps."""
     import plotly.graph_objects as go
 
     if not report.compile_steps:
         return None
-    stages = [s for s, _ in groupby(step.stage for step in report.compile_steps)]
-    stages = list(dict.fromkeys(stages))
-    figure = _figure(120 + 30 * len(stages), barmode="stack", bargap=0.3, showlegend=False)
+    stages = _stages(report)
+    figure = _figure(_compile_height(report), barmode="stack", bargap=0.3, showlegend=False)
     for i, step in enumerate(report.compile_steps):
         figure.add_trace(
             go.Bar(
