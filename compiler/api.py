@@ -8,7 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compiler.errors import InputError, TargetError, VerificationError
+from compiler.errors import (
+    CompileError,
+    InputError,
+    TargetError,
+    TilewrightError,
+    VerificationError,
+)
 from compiler.package import Bundle, read_bundle
 from compiler.package.atomic import PrivateFolder
 from compiler.package.bundle import compare_arrays
@@ -90,11 +96,13 @@ def compile(  # noqa: A001 - the name users expect
         name=source.name,
         log=log,
     )
-    lowered = lower(imported, spec, log)
+    with log.time("frontend", "reference outputs"):
+        expected = source.reference()
+    with _as_compile_error("lower", spec):
+        lowered = lower(imported, spec, log)
     with _workdir() as workdir:
-        built = build(lowered, spec, log, workdir)
-        with log.time("package", "reference outputs"):
-            expected = source.reference()
+        with _as_compile_error("build", spec):
+            built = build(lowered, spec, log, workdir)
         with log.time("package", "golden pair"):
             bundle = Bundle.from_built(
                 built,
@@ -203,7 +211,11 @@ class _Source:
         return tuple(leaf for leaf in leaves if isinstance(leaf, torch.Tensor))
 
     def reference(self) -> tuple[Array, ...]:
-        """PyTorch's outputs for the example inputs, as numpy arrays."""
+        """PyTorch's outputs for the example inputs, as numpy arrays.
+
+        Raises:
+            InputError: The model does not run on them.
+        """
         import torch
         from torch.utils import _pytree as pytree
 
@@ -216,7 +228,14 @@ class _Source:
         is_program = isinstance(self.model, torch.export.ExportedProgram)
         with torch.no_grad(), nullcontext() if is_program else inference_mode(self.model):
             call = self.model.module() if is_program else self.model
-            result = call(*args, **kwargs)
+            try:
+                result = call(*args, **kwargs)
+            except Exception as error:
+                raise InputError(
+                    f"the model exports, but does not run on the example inputs: {error}",
+                    where="example_inputs",
+                    hint="call model(*example_inputs) yourself to see the whole error",
+                ) from error
         leaves = pytree.tree_leaves(result)
         return tuple(torch_to_numpy(leaf) for leaf in leaves if isinstance(leaf, torch.Tensor))
 
@@ -300,6 +319,28 @@ def _check_error(bundle: Bundle, expected: Sequence[Array], tolerance: float) ->
                 hint="give a larger tolerance if that is accurate enough; otherwise this is a "
                 "bug of Tilewright: please report it",
             )
+
+
+@contextmanager
+def _as_compile_error(stage: str, target: TargetSpec) -> Iterator[None]:
+    """Errors of TVM, which knows neither stage nor hint, as ours.
+
+    Raises:
+        CompileError: Something else than one of our own errors came out of the stage.
+    """
+    try:
+        yield
+    except TilewrightError:
+        raise
+    except Exception as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise CompileError(
+            f"{type(error).__name__}: {' '.join(lines[:3])}",
+            stage=stage,
+            target=target.name,
+            hint="this is a bug of Tilewright: please report it, with the traceback that "
+            "--debug shows",
+        ) from error
 
 
 @contextmanager

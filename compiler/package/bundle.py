@@ -417,6 +417,8 @@ def compare_arrays(got: Array, want: Array) -> tuple[float, float]:
         return 0.0, 0.0
     with np.errstate(invalid="ignore", over="ignore"):
         apart = np.where(same, 0.0, np.abs(a - b))
+    if want.dtype.kind in "iu":  # two large integers may be one and the same float64
+        apart = np.where(same, 0.0, np.maximum(apart, 1.0))
     largest = float(np.where(np.isnan(apart), np.inf, apart).max())
     finite = np.abs(b[np.isfinite(b)])
     scale = float(finite.max()) if finite.size else 0.0
