@@ -43,6 +43,10 @@ class SymbolTable:
         """The user's name for a symbol, or the symbol's own."""
         return self._names.get(symbol, symbol)
 
+    def names(self) -> list[str]:
+        """Names of all symbols that were used until now."""
+        return [self.name(symbol) for symbol in self._variables]
+
     def size(self, value: Any) -> Any:
         """An int for a fixed size, a TVM expression for a symbolic one."""
         if isinstance(value, torch.SymInt):

@@ -23,7 +23,7 @@ from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 
 from compiler.errors import ModelError, UnsupportedOperatorError
 from compiler.frontend.converters import CONVERTERS
-from compiler.frontend.converters.base import array_constant
+from compiler.frontend.converters.base import array_constant, same_size
 from compiler.frontend.dtypes import dtype_name, to_numpy
 from compiler.frontend.provenance import Origin, binding_name, operator_name, origin_of
 from compiler.frontend.symbols import SymbolTable
@@ -72,8 +72,9 @@ def _importer_class() -> type[Any]:
     class Importer(ExportedProgramImporter):
         """Only what translation of single operators needs; `translate` drives it."""
 
-        def __init__(self) -> None:
+        def __init__(self, symbols: SymbolTable) -> None:
             super().__init__()
+            self.symbols = symbols
             self.block_builder = NamingBuilder()
 
         def convert(self, node: fx.Node) -> Any:
@@ -108,7 +109,7 @@ def translate(
         ModelError: The program has no outputs, or changes its own buffers.
     """
     symbols = SymbolTable(symbol_names)
-    importer = _importer_class()()
+    importer = _importer_class()(symbols)
     builder = importer.block_builder
     notes: list[str] = []
     inputs, parameters, variables = _interface(program, symbols, importer)
@@ -185,9 +186,26 @@ def _interface(
                 f"input {node.name!r} is of a kind that cannot be compiled ({spec.kind.name})",
                 stage="frontend",
             )
+    _check_solvable(inputs, symbols)
     variables = {f"input {k}": v for k, v in input_variables.items()}
     variables |= {f"parameter {k}": v for k, v in parameter_variables.items()}
     return tuple(inputs), parameters, variables
+
+
+def _check_solvable(inputs: list[TensorSpec], symbols: SymbolTable) -> None:
+    """Refuse sizes such as ``32*h`` of which no input has the plain ``h``.
+
+    Raises:
+        ModelError: The value of a symbol could not be read from the inputs' shapes.
+    """
+    labels = [label for spec in inputs for label in spec.shape if isinstance(label, str)]
+    unsolved = [name for name in symbols.names() if name not in labels]
+    if unsolved:
+        raise ModelError(
+            f"the dynamic size {unsolved[0]!r} stands only in formulas: {', '.join(labels)}",
+            stage="frontend",
+            hint="name the whole size in dynamic_shapes, or compile for fixed sizes",
+        )
 
 
 def _stored(program: torch.export.ExportedProgram, name: str) -> torch.Tensor:
@@ -309,10 +327,12 @@ def _checked(node: fx.Node, result: Any, importer: Any, symbols: SymbolTable) ->
     found = str(type_.dtype.dtype)
     if found != dtype_name(value.dtype):
         raise NotImplementedError(f"translated with dtype {found}, not {value.dtype}")
-    if type_.shape is None:
-        raise NotImplementedError("its shape is known only at run time")
-    dims = list(type_.shape.values)
     wanted = [symbols.size(s) for s in value.shape]
+    if type_.shape is None:
+        if type_.ndim != len(wanted):
+            raise NotImplementedError("its shape is known only at run time")
+        return importer.block_builder.match_cast(result, relax.TensorType(wanted, found))
+    dims = list(type_.shape.values)
     fixed = [
         (int(d.value), w)
         for d, w in zip(dims, wanted, strict=False)
@@ -321,7 +341,10 @@ def _checked(node: fx.Node, result: Any, importer: Any, symbols: SymbolTable) ->
     if len(dims) != len(wanted) or any(d != w for d, w in fixed):
         shown = ", ".join(str(d) for d in dims)
         raise NotImplementedError(f"translated with shape ({shown}), not {tuple(value.shape)}")
-    return result
+    if all(same_size(d, w) for d, w in zip(dims, wanted, strict=True)):
+        return result
+    # torch.export knows more than Relax can infer, such as that min(length, 512) is length.
+    return importer.block_builder.match_cast(result, relax.TensorType(wanted, found))
 
 
 def _placeholder(value: Any, symbols: SymbolTable) -> Any:

@@ -11,7 +11,7 @@ import torch
 from torch import fx
 
 from compiler.frontend.dtypes import dtype_name
-from schedules.tvm_adapter import relax
+from schedules.tvm_adapter import Analyzer, relax, tirx
 
 # (node of the exported graph, importer) -> Relax expression
 Converter = Callable[[fx.Node, Any], Any]
@@ -105,6 +105,15 @@ def static_shape_of(value: Any, what: str) -> list[int]:
     return dims
 
 
+def same_size(left: Any, right: Any) -> bool:
+    """Whether two sizes are provably equal."""
+    if isinstance(left, tirx.IntImm):
+        left = int(left.value)
+    if isinstance(left, int) or isinstance(right, int):
+        return left is right or (isinstance(left, int) and left == right)
+    return bool(Analyzer().can_prove_equal(left, right))
+
+
 def is_float(dtype: torch.dtype | str) -> bool:
     """Whether a dtype is a floating-point one."""
     return str(dtype).removeprefix("torch.").startswith(("float", "bfloat"))
@@ -121,6 +130,7 @@ __all__ = [
     "expr_dtype",
     "is_expr",
     "is_float",
+    "same_size",
     "shape_of",
     "static_shape_of",
     "value_of",

@@ -13,8 +13,10 @@ from compiler.frontend.converters.base import (
     array_constant,
     cast,
     dtype_of,
+    same_size,
     shape_of,
     static_shape_of,
+    value_of,
 )
 from schedules.tvm_adapter import relax
 
@@ -103,10 +105,7 @@ def _expand(node: fx.Node, importer: Any) -> Any:
         dims[index - offset] if isinstance(extent, int) and extent == -1 else extent
         for index, extent in enumerate(size)
     ]
-    if offset == 0 and all(
-        isinstance(a, int) and isinstance(b, int) and a == b
-        for a, b in zip(target, dims, strict=True)
-    ):
+    if offset == 0 and all(same_size(a, b) for a, b in zip(target, dims, strict=True)):
         return x
     return importer.block_builder.emit(op.broadcast_to(x, target))
 
@@ -150,6 +149,26 @@ def _select(node: fx.Node, importer: Any) -> Any:
     return emit(op.squeeze(x, [axis]))
 
 
+def _slice(node: fx.Node, importer: Any) -> Any:
+    """A slice whose bounds torch.export has proved: its length is the recorded one."""
+    values = arguments(node, importer)
+    x, axis, step = values["self"], int(values["dim"]), int(values["step"])
+    dims, emit = shape_of(x), importer.block_builder.emit
+    axis %= len(dims)
+    extent, start = dims[axis], values["start"]
+    start = 0 if start is None else start
+    if isinstance(start, int) and start < 0:
+        start = extent + start
+    if isinstance(start, int) and isinstance(extent, int):
+        start = min(max(start, 0), extent)
+    length = importer.symbols.size(value_of(node).shape[axis])
+    if same_size(length, extent):
+        return x
+    last = start + length if step == 1 else start + (length - 1) * step + 1
+    known = all(isinstance(bound, int) for bound in (start, last, extent))
+    return emit(op.strided_slice(x, [axis], [start], [last], [step], assume_inbound=not known))
+
+
 CONVERTERS: dict[str, Converter] = {
     "cat.default": _concatenate,
     "constant_pad_nd.default": _constant_pad,
@@ -162,6 +181,7 @@ CONVERTERS: dict[str, Converter] = {
     "transpose.int": _transposed,
     "t.default": _transposed,
     "select.int": _select,
+    "slice.Tensor": _slice,
     "unbind.int": _unbind,
 }
 

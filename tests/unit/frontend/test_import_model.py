@@ -152,6 +152,30 @@ def test_named_dynamic_sizes_and_formulas_of_them(check: Any) -> None:
     assert [s.shape for s in result.outputs] == [("3*length",), ("2*length", 3), ("length", 3)]
 
 
+@pytest.mark.compile
+def test_a_dynamic_length_of_text(check: Any) -> None:
+    from tools.zoo.nets.transformers import MiniLM
+    from tools.zoo.nets.weights import randomize, tokens
+
+    def text(batch: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
+        mask = torch.ones(batch, length, dtype=torch.int64)
+        mask[:, -2:] = 0
+        return tokens(batch, length, vocabulary=50), mask
+
+    batch, length = torch.export.Dim("batch"), torch.export.Dim("length", min=4, max=64)
+    model = randomize(MiniLM(50, width=24, depth=1, heads=4, hidden=32, positions=64))
+    varying = {0: batch, 1: length}
+    result = check(model, *text(2, 8), dynamic_shapes=(varying, varying), run_with=text(3, 13))
+    assert result.inputs[0].shape == ("batch", "length")
+    assert result.outputs[0].shape == ("batch", 24)
+
+
+def test_a_dynamic_size_that_no_input_shows_plainly_is_refused() -> None:
+    rows = 4 * torch.export.Dim("rows", min=1, max=8)
+    with pytest.raises(ModelError, match="stands only in formulas"):
+        imported(Small(), (X,), dynamic_shapes=({2: rows},))
+
+
 def test_exported_programs_and_files(tmp_path: Path) -> None:
     program = torch.export.export(Small().eval(), (X,))
     path = tmp_path / "small.pt2"
