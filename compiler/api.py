@@ -20,7 +20,7 @@ from compiler.package.atomic import PrivateFolder
 from compiler.package.bundle import compare_arrays
 from compiler.report import Report, compare
 from compiler.report import measure as measure_report
-from compiler.runtime.threads import check_threads
+from compiler.runtime.threads import check_threads, use_threads
 from compiler.stages import StageLog
 from targets import TargetSpec, get_target, missing_features, require_available
 
@@ -85,6 +85,8 @@ def compile(  # noqa: A001 - the name users expect
     spec = choose_target(target, measure=measure)
     runs_here = not missing_features(spec)
     check_threads(threads)
+    # Before any stage runs generated code: TVM's thread pool takes its size from the first call.
+    use_threads(threads)
     log = _Log(progress)
     source = _read_source(model, example_inputs, name, log)
 

@@ -30,10 +30,25 @@ _HINTS = {
 }
 
 
+_READ_HINTS = {
+    errno.ENOENT: "check the path: there is nothing by this name",
+    errno.EACCES: "you may not read it: change its permissions",
+    errno.EPERM: "you may not read it: change its permissions",
+    errno.EISDIR: "the path is a folder: give the name of a file in it",
+}
+
+
 def file_error(error: OSError, path: Path, doing: str) -> FileError:
-    """An operating system's error as ours, with what to do about it."""
+    """An operating system's error as ours, with what to do about it.
+
+    Args:
+        error: What the system said.
+        path: The path that it is about.
+        doing: What could not be done, beginning with a verb: ``read …`` or anything else.
+    """
     reason = error.strerror or str(error)
-    hint = _HINTS.get(error.errno or 0, "check the path and the disk")
+    hints = {**_HINTS, **_READ_HINTS} if doing.startswith("read") else _HINTS
+    hint = hints.get(error.errno or 0, "check the path and the disk")
     return FileError(f"cannot {doing}: {reason}", where=str(path), hint=hint)
 
 

@@ -10,6 +10,7 @@ import math
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
+from functools import cache
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 _T = TypeVar("_T")
@@ -83,7 +84,7 @@ def _decode_union(kinds: tuple[Any, ...], data: Any, path: str) -> Any:
 
 def _decode_dataclass(kind: Any, data: Any, path: str) -> Any:
     _expect(dict, data, path)
-    hints = get_type_hints(kind)
+    hints = _hints(kind)
     known = {f.name: f for f in fields(kind)}
     for name in data:
         if name not in known:
@@ -95,6 +96,12 @@ def _decode_dataclass(kind: Any, data: Any, path: str) -> Any:
         elif field.default is MISSING and field.default_factory is MISSING:
             raise DecodeError(f"{path}: field {name!r} is missing")
     return kind(**values)
+
+
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    """The annotations of a class; evaluating them is slow, and a manifest has many records."""
+    return get_type_hints(kind)
 
 
 def _expect(kind: type, data: Any, path: str) -> Any:

@@ -128,8 +128,9 @@ def test_bfloat16_and_odd_strides_survive(make: Make, tmp_path: Path) -> None:
 
 
 def test_missing_path(tmp_path: Path) -> None:
-    with pytest.raises(FileError, match="No such file"):
+    with pytest.raises(FileError, match="No such file") as caught:
         read_bundle(tmp_path / "none.tw")
+    assert "nothing by this name" in str(caught.value)
 
 
 def test_empty_file(tmp_path: Path) -> None:
