@@ -3,44 +3,90 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 from pathlib import Path
 
 from compiler.errors import CompileError
 from compiler.stages import Built, Lowered, StageLog
-from schedules.tvm_adapter import relax, target as tvm_target
+from schedules.cpu.annotations import IS_SCHEDULED
+from schedules.tvm_adapter import IRModule, relax, tirx
+from schedules.tvm_adapter import target as tvm_target
 from targets.spec import TargetSpec
+
+#: Programs that can link a shared object, in the order in which they are looked for.
+LINKERS = ("g++", "c++", "clang++", "gcc", "cc", "clang")
 
 
 def find_linker() -> str:
-    """The path of a C++ compiler that can link a shared object.
+    """The path of a C or C++ compiler that can link a shared object.
 
     Raises:
         CompileError: None is installed.
     """
-    for name in ("g++", "c++", "clang++", "gcc", "cc", "clang"):
+    for name in LINKERS:
         found = shutil.which(name)
         if found is not None:
             return found
     raise CompileError(
         "no C or C++ compiler was found to link the module with",
         stage="build",
+        where=f"looked for {', '.join(LINKERS)} on PATH",
         hint="install one, for example Debian's package g++ (apt-get install g++)",
     )
+
+
+def check_scheduled(module: IRModule, target: TargetSpec) -> None:
+    """Refuse a module with a function that no schedule rule has seen.
+
+    Raises:
+        CompileError: Names the functions.
+    """
+    missing = [
+        str(variable.name_hint)
+        for variable, function in module.functions_items()
+        if isinstance(function, tirx.PrimFunc) and not function.attrs.get(IS_SCHEDULED)
+    ]
+    if missing:
+        raise CompileError(
+            f"functions without a schedule: {', '.join(missing)}",
+            stage="build",
+            target=target.name,
+            hint="this is a fault of Tilewright's; please report it with the model",
+        )
 
 
 def build(lowered: Lowered, target: TargetSpec, log: StageLog, workdir: Path) -> Built:
     """Compile a lowered module to `workdir/module.so`.
 
     Raises:
-        CompileError: LLVM refused the module, or no linker is there.
+        CompileError: A function has no schedule, LLVM refused the module, or no linker is
+            there or it failed.
     """
     linker = find_linker()
+    check_scheduled(lowered.module, target)
     library = workdir / "module.so"
-    tvm_t = tvm_target.Target(dict(target.tvm))
     with log.time("build", "code generation"):
-        executable = relax.build(lowered.module, target=tvm_t, relax_pipeline=None)
+        try:
+            executable = relax.build(
+                lowered.module, target=tvm_target.Target(target.tvm_dict()), relax_pipeline=None
+            )
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise CompileError(
+                f"TVM could not generate code: {_summary(error)}",
+                stage="build",
+                target=target.name,
+                hint="this is a fault of Tilewright's or TVM's; please report it with the model",
+            ) from error
     with log.time("build", "link"):
-        executable.export_library(str(library), cc=linker)
+        try:
+            executable.export_library(str(library), cc=linker)
+        except (RuntimeError, OSError, subprocess.SubprocessError) as error:
+            raise CompileError(
+                f"linking with {linker} failed: {_summary(error)}",
+                stage="build",
+                target=target.name,
+                hint="check that the disk is not full and that the compiler can link a program",
+            ) from error
     return Built(
         library=library,
         inputs=lowered.inputs,
@@ -51,3 +97,8 @@ def build(lowered: Lowered, target: TargetSpec, log: StageLog, workdir: Path) ->
         target=target,
         name=lowered.name,
     )
+
+
+def _summary(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[-1] if lines else type(error).__name__)[:300]

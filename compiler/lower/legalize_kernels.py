@@ -126,7 +126,12 @@ class KernelLegalizer:
                 primfunc_attrs={"op_pattern": OUT_ELEMENTWISE_FUSABLE},
             )
         size = geometry.output_extent((shape[1], shape[2]), (kh, kw))
-        tile = self._tile(size, out_channels // geometry.groups, shape[3] * geometry.strides[1])
+        tile = self._tile(
+            size,
+            out_channels // geometry.groups,
+            shape[3] * geometry.strides[1],
+            exact=geometry.groups > 1,
+        )
         constant = self.table.constant(
             packed.pack_kernel(value, tile.columns, geometry.groups), f"{name}.packed"
         )
@@ -183,7 +188,7 @@ class KernelLegalizer:
         top = dilation[0] * (kh - 1) - padding[0]
         left = dilation[1] * (kw - 1) - padding[1]
         geometry = ConvGeometry((1, 1), (top, left, 0, 0), dilation, groups)
-        tile = self._tile((out[1], out[2]), per_group, shape[3])
+        tile = self._tile((out[1], out[2]), per_group, shape[3], exact=groups > 1)
         name = self.table.name_of(weight) or "weight"
         constant = self.table.constant(
             packed.pack_kernel(kernel, tile.columns, groups), f"{name}.packed"
@@ -266,9 +271,12 @@ class KernelLegalizer:
             return relax.op.squeeze(bb.emit(product), [0])
         return product
 
-    def _tile(self, extent: tuple[int, int], columns: int, row_elements: int) -> RegisterTile:
+    def _tile(
+        self, extent: tuple[int, int], columns: int, row_elements: int, *, exact: bool = False
+    ) -> RegisterTile:
+        stride = 4 * row_elements
         return choose_register_tile(
-            self.spec, extent, columns, "float32", row_stride_bytes=4 * row_elements
+            self.spec, extent, columns, "float32", row_stride_bytes=stride, exact=exact
         )
 
     # Pooling

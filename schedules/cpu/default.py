@@ -70,7 +70,8 @@ def schedule_function(
         except NotApplicableError as reason:
             refusals.append(f"{rule.name}: {reason}")
             continue
-        except ScheduleError as error:
+        except (ScheduleError, ValueError, TypeError, RuntimeError) as error:
+            # TVM refuses a primitive with any of these, depending on where it finds out.
             refusals.append(f"{rule.name}: {_first_line(error)}")
             continue
         fallback = rule is rules[-1]

@@ -52,6 +52,8 @@ def choose_register_tile(
     columns: int,
     dtype: str = "float32",
     row_stride_bytes: int = 0,
+    *,
+    exact: bool = False,
 ) -> RegisterTile:
     """The block of accumulators for an output of `rows` x `columns`.
 
@@ -63,6 +65,7 @@ def choose_register_tile(
         dtype: Dtype of the accumulators.
         row_stride_bytes: Distance in memory of the activations of two neighbouring rows;
             multiples of a cache way's size limit the rows, which would evict each other.
+        exact: Only tiles whose columns divide `columns`, as the groups of a convolution need.
     """
     full = spec.vector_lanes(dtype)
     peak = spec.peak_ops_per_cycle.get(dtype, 2.0 * full)
@@ -72,11 +75,13 @@ def choose_register_tile(
     conflicts = row_stride_bytes > 0 and row_stride_bytes % way_bytes == 0
 
     best: tuple[float, int, RegisterTile] | None = None
-    for lanes in _lane_choices(full, columns):
+    for lanes in _lane_choices(full, 1 if exact else columns):
         fma_per_cycle = min(2.0, max(0.5, peak / (2 * lanes)))
         for vectors in range(1, min(MAX_VECTORS, ceil(columns / lanes)) + 1):
             width = vectors * lanes
             column_use = columns / (ceil(columns / width) * width)
+            if exact and column_use < 1:
+                continue
             if column_use < 1:
                 column_use *= (
                     0.95  # the part of a panel that hangs over is stored element by element

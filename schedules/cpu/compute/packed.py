@@ -59,8 +59,14 @@ def pack_matrix(weight: Array, columns: int) -> Array:
 
 
 def pack_kernel(weight: Array, columns: int, groups: int = 1) -> Array:
-    """Pack ``OIHW`` into panels ``[panels, kh, kw, ic, columns]``; groups fill whole panels."""
+    """Pack ``OIHW`` into panels ``[panels, kh, kw, ic, columns]``.
+
+    Raises:
+        ValueError: There are several groups, and `columns` does not divide a group's outputs.
+    """
     out, inner, kh, kw = weight.shape
+    if groups > 1 and out // groups % columns:
+        raise ValueError(f"{columns} columns do not divide {out // groups} outputs of a group")
     per_group = ceil(out // groups / columns)
     padded = np.zeros((groups, per_group * columns, inner, kh, kw), weight.dtype)
     padded[:, : out // groups] = weight.reshape(groups, out // groups, inner, kh, kw)
@@ -188,15 +194,7 @@ def conv2d_packed(
         (batch, rows_h, rows_w, columns), product, name="conv2d",
         attrs={KERNEL: "conv2d", TILE: tile.as_list()},
     )  # fmt: skip
-    shape = (batch, out_h, out_w, out_channels)
-    group_out = out_channels // groups
-    if groups == 1 or group_out == per_group * lanes:
-        return crop(out, shape)
-    return te.compute(
-        shape,
-        lambda n, h, w, o: out[n, h, w, o // group_out * (per_group * lanes) + o % group_out],
-        name="crop",
-    )
+    return crop(out, (batch, out_h, out_w, out_channels))
 
 
 def pad_spatial(
