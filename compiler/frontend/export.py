@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import warnings
 from collections.abc import Iterator, Mapping
@@ -18,6 +19,7 @@ from compiler.frontend.decompositions import decomposition_table
 
 _BATCH = "batch"
 _LINES = 4  # of torch's own message
+_LOGGERS = ("torch.fx.experimental.symbolic_shapes", "torch.export", "torch._export")
 
 
 @contextmanager
@@ -228,11 +230,19 @@ def _leaf_shapes(dynamic_shapes: Any) -> list[Any]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hide warnings that PyTorch raises about its own internals."""
-    with warnings.catch_warnings():
-        for category in (FutureWarning, DeprecationWarning, UserWarning):
-            warnings.simplefilter("ignore", category)
-        yield
+    """Hide warnings about PyTorch's internals, and the graphs it logs when an export fails."""
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        with warnings.catch_warnings():
+            for category in (FutureWarning, DeprecationWarning, UserWarning):
+                warnings.simplefilter("ignore", category)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _explain(

@@ -60,8 +60,8 @@ def markdown(rows: list[dict[str, Any]]) -> str:
         "# Networks that compile",
         "",
         (
-            f"{summary(rows)}. Written by `python -m tools.zoo --write docs/zoo.md` (`make zoo`) on "
-            f"{datetime.datetime.now(datetime.timezone.utc).date()}."
+            f"{summary(rows)}. Written by `python -m tools.zoo --write docs/zoo.md` "
+            f"(`make zoo`) on {datetime.datetime.now(datetime.timezone.utc).date()}."
         ),
         "",
         f"- Machine: {cpu_name()}, Linux {platform.machine()}; one thread.",
@@ -77,8 +77,8 @@ def markdown(rows: list[dict[str, Any]]) -> str:
         ),
         (
             "- *Export* is `torch.export`, *import* decomposition and translation to Relax, "
-            "*compile* lowering, scheduling, code generation and linking; seconds, measured once on "
-            "a shared machine. *Kernels* counts generated functions, and how many of them met only "
+            "*compile* lowering, scheduling, code generation and linking; seconds, measured once "
+            "on a shared machine. *Kernels* counts generated functions, and how many of them met only "
             "the generic schedule."
         ),
         (

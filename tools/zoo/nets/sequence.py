@@ -143,7 +143,10 @@ class Translator(nn.Module):
 
     def forward(self, source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         mask = nn.Transformer.generate_square_subsequent_mask(target.shape[1])
-        y = self.transformer(self.source(source), self.target(target), tgt_mask=mask)
+        # Said outright: nn.Transformer would otherwise compare the mask's values.
+        y = self.transformer(
+            self.source(source), self.target(target), tgt_mask=mask, tgt_is_causal=True
+        )
         return self.head(y)
 
 
