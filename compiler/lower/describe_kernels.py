@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
+from compiler.lower.graph import is_constant
+from compiler.lower.parameters import ParameterTable
 from compiler.stages import KernelInfo
 from schedules.cpu.default import ScheduledFunction
 from schedules.tvm_adapter import IRModule, ir, relax, tirx
 
 
 def describe_kernels(
-    module: IRModule, decisions: Iterable[ScheduledFunction]
+    module: IRModule, decisions: Iterable[ScheduledFunction], table: ParameterTable
 ) -> tuple[KernelInfo, ...]:
     """One description for each scheduled function of a module with `call_tir` calls.
 
-    Bytes are those of all operands and results of one call, as the calls in `main` show
+    Sources are the modules whose parameters a kernel takes. Bytes are those of all operands and results of one call, as the calls in `main` show
     them; where shapes are symbolic, each unknown extent counts as one.
     """
     reads: dict[str, float] = {}
@@ -36,7 +39,8 @@ def describe_kernels(
             reads[name] = sum(tensor_bytes(a.ty) for a in operands)
             writes[name] = sum(tensor_bytes(ty) for ty in results)
             dtypes[name] = _first_dtype(results)
-            sources[name].append(str(binding.var.name))
+            owners = [owner_of(table.name_of(a)) for a in operands if is_constant(a)]
+            sources[name] += [o for o in owners[:1] if o is not None]
     return tuple(
         KernelInfo(
             name=d.name,
@@ -53,6 +57,14 @@ def describe_kernels(
         )
         for d in decisions
     )
+
+
+def owner_of(parameter: str | None) -> str | None:
+    """Module path of a parameter: ``layer1.0.conv1`` for ``layer1.0.conv1.weight.packed``."""
+    if parameter is None:
+        return None
+    path = re.sub(r"(\.(packed|bias|weight|scale|shift)|#\d+)+$", "", parameter)
+    return path or None
 
 
 def planned_activation_bytes(module: IRModule) -> int:

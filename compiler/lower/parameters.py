@@ -31,7 +31,7 @@ class ParameterTable:
         unique, number = name, 1
         while unique in self._taken:
             number += 1
-            unique = f"{name}.{number}"
+            unique = f"{name}#{number}"
         self._taken.add(unique)
         tensor = tvm.runtime.tensor(np.ascontiguousarray(value))
         self._alive.append(tensor)

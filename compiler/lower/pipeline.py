@@ -99,7 +99,7 @@ def lower(
         module = run_passes(module, graph_passes(table, target), log, dump_to)
         with log.time("lower", "DefaultSchedules"):
             module, decisions = schedule_module(module, target)
-            kernels = describe_kernels(module, decisions)
+            kernels = describe_kernels(module, decisions, table)
         with log.time("lower", "LiftConstants"):
             module, parameters = lift_constants(module, table)
         module = run_passes(module, vm_passes(), log)

@@ -16,6 +16,12 @@ from schedules.cpu.rules.base import leaf_blocks
 from schedules.tvm_adapter import IRModule, Schedule, ScheduleError, s_tir, tirx
 from targets.spec import TargetSpec
 
+#: Names of TVM's compute definitions that end in a digit of their own.
+NAMES_WITH_DIGITS = frozenset({"log2", "log10", "atan2", "expm1", "log1p"})
+#: What TVM calls by a name that says nothing.
+ANONYMOUS = {"compute": "clip", "PadInput": "pad", "fast_exp": "exp", "fast_tanh": "tanh",
+             "fast_erf": "erf"}  # fmt: skip
+
 
 @dataclass(frozen=True, slots=True)
 class ScheduledFunction:
@@ -80,7 +86,7 @@ def schedule_function(
             rule=rule.name,
             fallback=fallback,
             kind=applied.kind,
-            operators=operators,
+            operators=operators or (name,),
             flops=flops,
             remark="; ".join(refusals) if fallback else applied.remark,
         )
@@ -89,10 +95,17 @@ def schedule_function(
 
 def operator_names(sch: Schedule) -> tuple[str, ...]:
     """Readable names of the computations in a function, stages of our own left out."""
-    names = []
-    for block in leaf_blocks(sch):
+    names: list[str] = []
+    try:
+        blocks = leaf_blocks(sch)
+    except NotApplicableError:
+        return ()
+    for block in blocks:
         node = sch.get(block)
-        hint = re.sub(r"(_\d+)+$", "", str(node.name_hint)).removeprefix("T_")
+        hint = str(node.name_hint).removeprefix("T_")
+        if hint not in NAMES_WITH_DIGITS:
+            hint = re.sub(r"(_?\d+)+$", "", hint)
+        hint = ANONYMOUS.get(hint, hint)
         role = dict(node.annotations.items()).get("tilewright.role")
         if role is None and hint != "crop":
             names.append(hint)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from schedules.cpu.annotations import KERNEL, ROLE
-from schedules.tvm_adapter import Analyzer, Schedule, tirx
+from schedules.tvm_adapter import Analyzer, Schedule, ScheduleError, tirx
 from targets.spec import TargetSpec
 
 
@@ -41,8 +41,16 @@ class Rule(Protocol):
 
 
 def leaf_blocks(sch: Schedule) -> list[Any]:
-    """The blocks of the function, in program order."""
-    return list(sch.get_child_blocks(sch.get_sblock("root")))
+    """The blocks of the function, in program order.
+
+    Raises:
+        NotApplicableError: The function is written as one opaque block, as TVM's scans are.
+    """
+    try:
+        root = sch.get_sblock("root")
+    except ScheduleError:
+        raise NotApplicableError("the function is one opaque block") from None
+    return list(sch.get_child_blocks(root))
 
 
 def annotation(sch: Schedule, block: Any, key: str) -> Any | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from schedules.cpu.rules.base import Applied, extent, leaf_blocks
+from schedules.cpu.rules.base import Applied, NotApplicableError, extent, leaf_blocks
 from schedules.tvm_adapter import Schedule, ScheduleError, tirx
 from targets.spec import TargetSpec
 
@@ -14,8 +14,11 @@ class Fallback:
 
     def apply(self, sch: Schedule, spec: TargetSpec) -> Applied:
         """See `Rule.apply`; fits every function."""
-        del spec
-        for block in leaf_blocks(sch):
+        try:
+            blocks = leaf_blocks(sch)
+        except NotApplicableError:
+            return Applied("other", "an opaque function, kept as TVM wrote it")
+        for block in blocks:
             node = sch.get(block)
             loops = sch.get_loops(block)
             if (
