@@ -116,14 +116,17 @@ def compile_(
     from compiler.api import choose_target
     from compiler.api import compile as compile_model
     from compiler.package.atomic import check_destination
+    from compiler.package.manifest import MANIFEST
 
     if html is not None and not measure:
         raise click.UsageError("--html needs the report: leave out --no-measure")
     spec = choose_target(_target_argument(target), measure=measure)
     given = read_inputs(inputs)
-    for path, is_folder in ((output, folder), (html, False)):
-        if path is not None:  # before the minutes of work, not after
-            check_destination(path, folder=is_folder)
+    # Before the minutes of work, not after.
+    if output is not None:
+        check_destination(output, folder_if=MANIFEST if folder else None)
+    if html is not None:
+        check_destination(html)
     if given.describe():
         session.message(f"note: {given.describe()}")
     with session.working(), session.progress() as progress:

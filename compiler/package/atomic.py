@@ -72,16 +72,22 @@ def write_file(path: Path, fill: Callable[[BinaryIO], None]) -> None:
             raise file_error(error, path, "write the file") from error
 
 
-def check_destination(path: Path, *, folder: bool = False) -> None:
+def check_destination(path: Path, *, folder_if: str | None = None) -> None:
     """Whether something could be written to `path` now, without touching what is there.
 
     For use before long work; `write_file` and `write_folder` check for themselves.
 
+    Args:
+        path: Where to.
+        folder_if: `replace_if` of `write_folder`, None for a file.
+
     Raises:
         FileError: It could not.
     """
-    if not folder:
+    if folder_if is None:
         _refuse_folder(path)
+    else:
+        _refuse_other(path, folder_if)
     with _sibling(path) as temporary:
         try:
             _write_new(temporary, lambda _: None)
@@ -102,6 +108,53 @@ def write_folder(path: Path, members: Mapping[str, bytes], *, replace_if: str) -
     Raises:
         FileError: It cannot be written; nothing is left behind.
     """
+    there = _refuse_other(path, replace_if)
+    with _sibling(path) as temporary:
+        try:
+            temporary.mkdir()
+            for name, data in members.items():
+                _write_new(temporary / name, partial(_write_all, data))
+            _sync_folder(temporary)
+            if there:
+                _exchange(temporary, path)
+            else:
+                temporary.rename(path)
+            _sync_folder(path.parent)
+        except OSError as error:
+            raise file_error(error, path, "write the folder") from error
+
+
+def _exchange(new: Path, path: Path) -> None:
+    """Put the folder `new` in the place of the folder `path`, which goes.
+
+    Raises:
+        OSError: It failed; the folder that was there is there again.
+        FileError: Even that failed; the old folder is whole, under the name in the hint.
+    """
+    old = path.with_name(f"{new.name}.old")
+    try:
+        path.rename(old)
+        new.rename(path)
+    except BaseException as error:  # Ctrl-C must not lose the old folder either
+        if old.exists():
+            try:
+                old.rename(path)
+            except OSError:
+                raise FileError(
+                    f"cannot write the folder, nor put the old one back: {error}",
+                    where=str(path),
+                    hint=f"the old one is whole; rename it yourself: {old}",
+                ) from error
+        raise
+    _remove(old)
+
+
+def _refuse_other(path: Path, replace_if: str) -> bool:
+    """Whether a folder is there; anything that must not be replaced by one raises.
+
+    Raises:
+        FileError: A file is there, or a folder without a file called `replace_if`.
+    """
     there = _probe(path, path.exists)
     if path.is_symlink() or (there and not path.is_dir()):
         raise FileError(
@@ -113,23 +166,7 @@ def write_folder(path: Path, members: Mapping[str, bytes], *, replace_if: str) -
             where=str(path),
             hint="choose another path, or remove the folder yourself",
         )
-    with _sibling(path) as temporary, _sibling(path) as old:
-        try:
-            temporary.mkdir()
-            for name, data in members.items():
-                _write_new(temporary / name, partial(_write_all, data))
-            _sync_folder(temporary)
-            if there:
-                path.rename(old)
-            try:
-                temporary.rename(path)
-            except OSError:
-                if old.exists():
-                    old.rename(path)
-                raise
-            _sync_folder(path.parent)
-        except OSError as error:
-            raise file_error(error, path, "write the folder") from error
+    return there
 
 
 def _probe(path: Path, question: Callable[[], bool]) -> bool:

@@ -89,6 +89,59 @@ def test_for_people(tw: Path, capsys: pytest.CaptureFixture[str]) -> None:
             assert part in out, (arguments, part)
 
 
+def test_compile_for_people(
+    model_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """By default the bundle is named after the factory; a terminal sees the steps go by."""
+    import io
+
+    from rich.console import Console
+
+    from compiler.cli import output
+
+    screen = io.StringIO()
+    real = output.console
+
+    def console(*, stderr: bool) -> Console:
+        return Console(file=screen, force_terminal=True) if stderr else real(stderr=False)
+
+    monkeypatch.setattr(output, "console", console)
+    monkeypatch.chdir(tmp_path)
+    arguments = ["compile", f"{model_file}:make_with_inputs", "--folder", "--html", "r.html"]
+    assert run_cli(arguments) == 0
+    out = capsys.readouterr().out
+    for part in ("make_with_inputs.tw", "[1, 3, 8, 8]", "compiled in", "Latency report", "r.html"):
+        assert part in out
+    assert (tmp_path / "make_with_inputs.tw" / "module.so").is_file()
+    for step in ("starting", "package", "write"):  # quick ones are over before they are drawn
+        assert step in screen.getvalue()
+
+
+def test_a_report_as_a_page(tw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_cli(["report", "net.tw", "--html", "r.html"]) == 0
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", "report written to r.html\n")
+    assert "small" in Path("r.html").read_text()
+
+
+def test_a_folder_of_another_kind_is_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "thesis.tex").write_text("years of it")
+    # The model's file is not there: the path is refused before anything is read.
+    compile_here = ["compile", "none.py:make", "-o", "work"]
+    assert run_cli([*compile_here, "--folder"]) == 7
+    assert "it is no bundle" in capsys.readouterr().err
+    assert run_cli(compile_here) == 7
+    assert "is a folder" in capsys.readouterr().err
+    assert [p.name for p in (tmp_path / "work").iterdir()] == ["thesis.tex"]
+
+
 def test_notes_on_the_inputs(tw: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run_cli(["run", "net.tw"])
     assert "golden inputs" in capsys.readouterr().err

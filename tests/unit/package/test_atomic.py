@@ -86,25 +86,51 @@ def test_a_full_disk_found_late(
     assert read_bundle(path).manifest == before
 
 
+@pytest.mark.parametrize("stop", [OSError(errno.ENOSPC, "No space left"), KeyboardInterrupt()])
+@pytest.mark.parametrize("failing_call", [1, 2])
 def test_a_folder_comes_back_if_the_exchange_fails(
+    bundle: Bundle,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    failing_call: int,
+    stop: BaseException,
+) -> None:
+    """The old one away, the new one in, the old one back if that fails."""
+    path = bundle.save(tmp_path / "net", folder=True)
+    before = read_bundle(path).manifest
+    calls: list[Path] = []
+    original = Path.rename
+
+    def rename(self: Path, to: Path) -> Path:
+        calls.append(self)
+        if len(calls) == failing_call:
+            raise stop
+        return original(self, to)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    with pytest.raises(FileError if isinstance(stop, OSError) else KeyboardInterrupt):
+        bundle.save(path, folder=True)
+    monkeypatch.undo()
+    assert len(calls) == {1: 1, 2: 3}[failing_call]
+    assert listing(tmp_path) == ["net"]
+    assert read_bundle(path).manifest == before
+
+
+def test_a_folder_that_cannot_come_back_is_kept(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = bundle.save(tmp_path / "net", folder=True)
     before = read_bundle(path).manifest
-    renames: list[Path] = []
     original = Path.rename
-
-    def rename(self: Path, to: Path) -> Path:
-        renames.append(self)
-        return full() if len(renames) == 2 else original(self, to)  # type: ignore[return-value]
-
-    monkeypatch.setattr(Path, "rename", rename)
-    with pytest.raises(FileError, match="No space left"):
+    monkeypatch.setattr(
+        Path, "rename", lambda self, to: full() if to == path else original(self, to)
+    )
+    with pytest.raises(FileError, match="nor put the old one back") as caught:
         bundle.save(path, folder=True)
     monkeypatch.undo()
-    assert len(renames) == 3  # the old one away, the new one in (fails), the old one back
-    assert listing(tmp_path) == ["net"]
-    assert read_bundle(path).manifest == before
+    (kept,) = listing(tmp_path)
+    assert kept in str(caught.value)
+    assert read_bundle(tmp_path / kept).manifest == before
 
 
 _FULL_DISK = """
