@@ -70,6 +70,7 @@ def render(result: BenchResult) -> str:
         "## Ratio of the peer's time to ours",
         ratio_note,
         _ratios(result),
+        _other_precisions(result),
         _against_eager(result),
         "## Latency in milliseconds (measured)",
         "Median over all timed inferences, p10–p90 in parentheses.",
@@ -144,6 +145,17 @@ def _against_eager(result: BenchResult) -> str:
         f"{1 / geomean(ratios):.2f}, largest {1 / min(ratios):.2f}, over {len(ratios)} of "
         f"{len(result.nets)} networks."
     )
+
+
+def _other_precisions(result: BenchResult) -> str:
+    """Who computed in less than float32, since that is another contest."""
+    found = {
+        f"{entry.label} ({entry.facts['precision']})": None
+        for net in result.nets
+        for entry in net.contenders
+        if entry.status == "measured" and entry.facts["precision"] != "f32"
+    }
+    return f"Not in float32: {', '.join(found)}." if found else ""
 
 
 def _latencies(result: BenchResult) -> str:

@@ -49,6 +49,13 @@ def test_the_page_says_which_way_the_ratio_goes() -> None:
     assert "geometric mean 1.00, largest 2.00, over 2 of 2 networks" in page
 
 
+def test_a_lower_precision_is_said_beside_the_ratios() -> None:
+    result = two_nets()
+    assert "Not in float32" not in render(result)
+    result.nets[0].contenders[2].facts["precision"] = "bf16"
+    assert "Not in float32: ONNX Runtime (bf16)." in render(result)
+
+
 def test_a_failure_is_listed_with_its_error() -> None:
     tables = _tables(render(two_nets()))
     assert tables["Failed"][2:] == [
