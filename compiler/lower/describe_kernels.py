@@ -21,8 +21,9 @@ def describe_kernels(
 ) -> tuple[KernelInfo, ...]:
     """One description for each scheduled function of a module with `call_tir` calls.
 
-    Sources are the modules whose parameters a kernel takes. Bytes are those of all operands and results of one call, as the calls in `main` show
-    them; where shapes are symbolic, each unknown extent counts as one.
+    Sources are the modules whose parameters a kernel takes. Bytes are those of all operands
+    and results of one call, as the calls in `main` show them; where shapes are symbolic,
+    each unknown extent counts as one.
     """
     reads: dict[str, float] = {}
     writes: dict[str, float] = {}

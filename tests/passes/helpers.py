@@ -25,12 +25,8 @@ def module_of(build: Callable[[Any, ParameterTable, Any], Any], *shapes: tuple[i
 
 def operators(module: IRModule) -> list[str]:
     """Names of the operators that `main` calls, in order."""
-    names = []
-    for block in module["main"].body.blocks:
-        for binding in block.bindings:
-            if isinstance(binding.value, relax.Call):
-                names.append(str(binding.value.op.name).removeprefix("relax."))
-    return names
+    values = [b.value for block in module["main"].body.blocks for b in block.bindings]
+    return [str(v.op.name).removeprefix("relax.") for v in values if isinstance(v, relax.Call)]
 
 
 def constants_of(module: IRModule) -> list[np.ndarray[Any, Any]]:
