@@ -78,8 +78,8 @@ def markdown(rows: list[dict[str, Any]]) -> str:
         (
             "- *Export* is `torch.export`, *import* decomposition and translation to Relax, "
             "*compile* lowering, scheduling, code generation and linking; seconds, measured once "
-            "on a shared machine. *Kernels* counts generated functions, and how many of them met only "
-            "the generic schedule."
+            "on a shared machine. *Kernels* counts generated functions, and how many of them met "
+            "only the generic schedule."
         ),
         (
             "- Inputs are small so that the whole zoo runs in minutes; latency is measured by "

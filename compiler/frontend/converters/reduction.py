@@ -17,7 +17,7 @@ from compiler.frontend.converters.base import (
     expr_dtype,
     shape_of,
 )
-from schedules.tvm_adapter import relax
+from schedules.tvm_adapter import relax, te, tirx
 
 op = relax.op
 
@@ -58,15 +58,41 @@ def _all(node: fx.Node, importer: Any) -> Any:
     return cast(least, "bool", importer)
 
 
-def _scan(function: Callable[..., Any]) -> Converter:
-    """cumsum and cumprod: the sum of truth values and small integers is an int64."""
+def _scan(name: str) -> Converter:
+    """cumsum and cumprod: the sum of truth values and small integers is an int64.
+
+    Each result is a reduction over the elements before it, masked by its place. That is
+    quadratic in the length of the axis, but it is a loop nest like any other reduction, while
+    Relax's own scan becomes an opaque loop that no schedule applies to.
+    """
 
     def convert(node: fx.Node, importer: Any) -> Any:
         values = arguments(node, importer)
-        x = cast(values["self"], dtype_of(node), importer)
-        return importer.block_builder.emit(function(x, int(values["dim"]), dtype_of(node)))
+        dtype = dtype_of(node)
+        x, axis = cast(values["self"], dtype, importer), int(values["dim"])
+        rank = len(shape_of(x))
+        if rank == 0:
+            return x
+        hint = {"primfunc_name_hint": name}
+        return importer.block_builder.emit_te(_scan_compute, x, axis % rank, name, **hint)
 
     return convert
+
+
+def _scan_compute(x: Any, axis: int, name: str) -> Any:
+    """The tensor expression of a scan of `x` along `axis`."""
+    place = te.reduce_axis((0, x.shape[axis]), name="place")
+    if name == "cumsum":
+        reduce_, neutral = te.sum, tirx.const(0, x.dtype)
+    else:
+        neutral = tirx.const(1, x.dtype)
+        reduce_ = te.comm_reducer(lambda a, b: a * b, lambda t: tirx.const(1, t), name="product")
+
+    def element(*at: Any) -> Any:
+        before = [*at[:axis], place, *at[axis + 1 :]]
+        return reduce_(tirx.Select(place <= at[axis], x(*before), neutral), axis=place)
+
+    return te.compute(x.shape, element, name=name)
 
 
 def _extreme(best: Callable[..., Any], search: Callable[..., Any]) -> Converter:
@@ -209,8 +235,8 @@ CONVERTERS: dict[str, Converter] = {
     "any.dims": _any,
     "all.default": _all,
     "all.dim": _all,
-    "cumsum.default": _scan(op.cumsum),
-    "cumprod.default": _scan(op.cumprod),
+    "cumsum.default": _scan("cumsum"),
+    "cumprod.default": _scan("cumprod"),
     "max.dim": _extreme(op.max, op.argmax),
     "min.dim": _extreme(op.min, op.argmin),
     "argmax.default": _search(op.argmax),
