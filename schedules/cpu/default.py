@@ -105,7 +105,7 @@ def operator_names(sch: Schedule) -> tuple[str, ...]:
         hint = str(node.name_hint).removeprefix("T_")
         if hint not in NAMES_WITH_DIGITS:
             hint = re.sub(r"(_?\d+)+$", "", hint)
-        hint = ANONYMOUS.get(hint, hint)
+        hint = "reduce" if hint.endswith("_red") else ANONYMOUS.get(hint, hint)
         role = dict(node.annotations.items()).get("tilewright.role")
         if role is None and hint != "crop":
             names.append(hint)
