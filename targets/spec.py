@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from types import MappingProxyType
 from typing import Any
@@ -111,9 +111,9 @@ class TargetSpec:
     def __hash__(self) -> int:
         return hash((self.name, self.features, self.cores, self.clock_hz, self.caches))
 
-    def __reduce__(self) -> tuple[Callable[[dict[str, Any]], TargetSpec], tuple[dict[str, Any]]]:
-        # Read-only mappings do not pickle; the plain form does.
-        return _unpickle, (self.to_dict(),)
+    def __reduce__(self) -> tuple[type[TargetSpec], tuple[Any, ...]]:
+        # Read-only mappings do not pickle; plain ones do, and the constructor freezes them again.
+        return TargetSpec, tuple(_plain(getattr(self, f.name)) for f in fields(self))
 
     def tvm_dict(self) -> dict[str, Any]:
         """A fresh plain dictionary for `tvm.target.Target`."""
@@ -121,26 +121,11 @@ class TargetSpec:
         return result
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as dicts, lists and scalars that JSON takes; `from_dict` reads it."""
+        """Everything as dicts, lists and scalars that JSON takes; `parse_target` reads it."""
         result: dict[str, Any] = {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
         result["features"] = sorted(self.features)
         result["caches"] = [asdict(c) for c in self.caches]
         return result
-
-    @staticmethod
-    def from_dict(data: Mapping[str, Any], *, where: str = "target") -> TargetSpec:
-        """A spec from what `to_dict` gave, checked as strictly as a target's own file.
-
-        Args:
-            data: The dictionary.
-            where: Named in error messages: the file it came from.
-
-        Raises:
-            TargetError: A key is missing or unknown, a value is of a wrong type or impossible.
-        """
-        from targets.parse import parse_target
-
-        return parse_target(data, where=where)
 
     def has(self, *features: str) -> bool:
         """Whether compiled code may use all of these ISA features."""
@@ -161,7 +146,3 @@ class TargetSpec:
             KeyError: The target gives no rate for `dtype`.
         """
         return self.peak_ops_per_cycle[dtype] * self.clock_hz * cores
-
-
-def _unpickle(data: dict[str, Any]) -> TargetSpec:
-    return TargetSpec.from_dict(data)

@@ -8,12 +8,12 @@ import pytest
 
 from targets import (
     TargetError,
-    TargetSpec,
     cpu_name,
     get_target,
     host_features,
     list_targets,
     missing_features,
+    parse_target,
 )
 from targets import host as host_module
 from targets.cpuinfo import CpuFacts, read_cpu
@@ -180,7 +180,7 @@ def test_a_system_that_tells_nothing_gets_the_baseline(tmp_path: Path, text: str
     assert "baseline" in spec.status
     assert spec.extra["clock_source"].startswith("assumed")
     assert spec.caches
-    assert TargetSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
+    assert parse_target(json.loads(json.dumps(spec.to_dict())), where="again") == spec
 
 
 def test_no_files_at_all(tmp_path: Path) -> None:
@@ -197,7 +197,7 @@ def test_this_machine() -> None:
     assert spec.features == host_features()
     assert missing_features(spec) == ()
     assert cpu_name() in spec.title
-    assert TargetSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
+    assert parse_target(json.loads(json.dumps(spec.to_dict())), where="again") == spec
 
 
 @on_x86
