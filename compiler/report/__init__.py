@@ -19,10 +19,10 @@ from .model import (
     Latency,
     Memory,
     MemoryStep,
-    Report,
     ReportError,
     Roof,
 )
+from .report import Report
 
 __all__ = [
     "LABELS",

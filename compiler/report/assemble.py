@@ -19,10 +19,10 @@ from .model import (
     Latency,
     Memory,
     MemoryStep,
-    Report,
     Roof,
 )
 from .profile import Profile
+from .report import Report
 
 if TYPE_CHECKING:
     from targets.spec import TargetSpec

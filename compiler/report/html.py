@@ -16,7 +16,7 @@ from typing import BinaryIO
 from compiler.package.atomic import write_file
 
 from . import units
-from .model import Figure, KernelRow, Report
+from .model import Figure, KernelRow, ReportData
 from .plots import all_plots, kind_colours
 from .text import environment_line, gap_sentence, summary_rows
 
@@ -40,7 +40,7 @@ _TITLES = {
 _SHAPES = {"plot-kernels": " wide", "plot-memory": " wide", "plot-roofline": " tall"}
 
 
-def write_html(report: Report, path: Path) -> Path:
+def write_html(report: ReportData, path: Path) -> Path:
     """Write the page atomically: a reader sees the old file or the new one, never half of it.
 
     Raises:
@@ -55,7 +55,7 @@ def _write_all(file: BinaryIO, data: bytes) -> None:
     file.write(data)
 
 
-def html_page(report: Report) -> str:
+def html_page(report: ReportData) -> str:
     """The whole page as a string, about 5 MB, most of it plotly."""
     from plotly.offline import get_plotlyjs
 
@@ -88,7 +88,7 @@ def _chip(label: str) -> str:
     return f'<span class="chip {escape(label)}">{escape(label)}</span>'
 
 
-def _tiles(report: Report) -> str:
+def _tiles(report: ReportData) -> str:
     latency, memory = report.latency, report.memory
     tiles = [
         _tile("Latency, median", units.milliseconds(latency.median.value), "ms",
@@ -142,7 +142,7 @@ def _tile(title: str, value: str, unit: str, detail: str, figure: Figure) -> str
     )
 
 
-def _warning(report: Report) -> str:
+def _warning(report: ReportData) -> str:
     if report.adds_up:
         return ""
     return f'<p class="warning">{escape(gap_sentence(report))}</p>'
@@ -162,7 +162,7 @@ _COLUMNS = (
 )  # fmt: skip
 
 
-def _kernel_table(report: Report) -> str:
+def _kernel_table(report: ReportData) -> str:
     head = "".join(
         f'<th scope="col"><button type="button">{escape(c)}</button></th>' for c in _COLUMNS
     )
@@ -190,7 +190,7 @@ def _kernel_table(report: Report) -> str:
     )
 
 
-def _column_labels(report: Report) -> str:
+def _column_labels(report: ReportData) -> str:
     rows = report.kernels
     columns: tuple[list[Figure | None], ...] = (
         [], [], [],
@@ -236,7 +236,7 @@ def _kernel_row(row: KernelRow, colour: str, largest_share: float) -> str:
     )
 
 
-def _compile_table(report: Report) -> str:
+def _compile_table(report: ReportData) -> str:
     if not report.compile_steps:
         return ""
     rows = "".join(
@@ -252,7 +252,7 @@ def _compile_table(report: Report) -> str:
     )
 
 
-def _environment_rows(report: Report) -> list[tuple[str, str]]:
+def _environment_rows(report: ReportData) -> list[tuple[str, str]]:
     here = report.environment
     rows = [
         ("target", f"{report.target}: {report.target_title}"),
@@ -272,7 +272,7 @@ def _definition_list(rows: list[tuple[str, str]]) -> str:
     return f"<dl>{items}</dl>"
 
 
-def _summary_table(report: Report) -> str:
+def _summary_table(report: ReportData) -> str:
     rows = "".join(
         f'<tr><td>{escape(name)}</td><td class="number">{escape(value)}</td>'
         f"<td>{_chip(label)}</td></tr>"
@@ -281,7 +281,7 @@ def _summary_table(report: Report) -> str:
     return f"<table><tbody>{rows}</tbody></table>"
 
 
-def notebook_html(report: Report, *, top: int = 10) -> str:
+def notebook_html(report: ReportData, *, top: int = 10) -> str:
     """A fragment for Jupyter: no scripts and no style sheet, so that any notebook shows it."""
     summary = "".join(
         f'<tr><td style="text-align:left">{escape(name)}</td>'

@@ -12,8 +12,9 @@ from compiler.stages import KernelInfo, StageRecord
 
 from .assemble import assemble
 from .environment import environment, pinned
-from .model import Accuracy, Figure, Report
+from .model import Accuracy, Figure
 from .profile import Profile, Runner, collector_off, profile
+from .report import Report
 
 if TYPE_CHECKING:
     from targets.spec import TargetSpec

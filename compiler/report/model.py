@@ -1,7 +1,8 @@
 """What a latency report says, as frozen data with a versioned JSON schema.
 
 Every figure knows its unit and how it was come by: see `LABELS`. Nothing here measures or
-draws; `compiler.report.measure` fills a `Report`, and `text` and `html` show it.
+draws: `text`, `plots` and `html` show a `ReportData`, and `compiler.report.report` adds the
+methods that call them.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from compiler.errors import BundleError, FileError
 from .codec import DecodeError, decode, encode
 
 if TYPE_CHECKING:
-    from rich.console import Console, ConsoleOptions, RenderResult
+    from typing_extensions import Self
 
 SCHEMA = "tilewright.report"
 SCHEMA_VERSION = 1
@@ -220,8 +221,8 @@ class CompileStep:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
-    """The latency report of one compiled model on one machine.
+class ReportData:
+    """All that is known of one compiled model on one machine.
 
     Attributes:
         model: Name of the model.
@@ -323,7 +324,7 @@ class Report:
         return json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
     @classmethod
-    def from_json(cls, text: str | bytes, *, where: str = "report") -> Report:
+    def from_json(cls, text: str | bytes, *, where: str = "report") -> Self:
         """Read what `to_json` wrote.
 
         Args:
@@ -368,7 +369,7 @@ class Report:
             ) from error
 
     @classmethod
-    def read(cls, path: str | Path) -> Report:
+    def read(cls, path: str | Path) -> Self:
         """Read a report from a JSON file.
 
         Raises:
@@ -384,39 +385,3 @@ class Report:
                 hint="check that the file exists and may be read",
             ) from error
         return cls.from_json(text, where=str(path))
-
-    def to_text(self, *, width: int = 100, top: int = 20) -> str:
-        """The report for a terminal, without colour.
-
-        Args:
-            width: Columns.
-            top: Kernels shown one by one; the rest becomes one row.
-        """
-        from .text import to_text
-
-        return to_text(self, width=width, top=top)
-
-    def to_html(self, path: str | Path) -> Path:
-        """Write the report as one self-contained HTML page and return its path.
-
-        Raises:
-            FileError: It cannot be written.
-        """
-        from .html import write_html
-
-        return write_html(self, Path(path))
-
-    def __str__(self) -> str:
-        return self.to_text()
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Let `rich.print(report)` show the report in colour at the terminal's width."""
-        from .text import renderables
-
-        yield from renderables(self, width=options.max_width)
-
-    def _repr_html_(self) -> str:
-        """What Jupyter shows: tables and bars, without scripts."""
-        from .html import notebook_html
-
-        return notebook_html(self)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from . import units
-from .model import KernelRow, Report
+from .model import KernelRow, ReportData
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -23,7 +23,7 @@ _ACCENT = "#4477aa"
 _BARS = 15
 
 
-def kind_colours(report: Report) -> dict[str, str]:
+def kind_colours(report: ReportData) -> dict[str, str]:
     """A colour for each kind, the same in all plots and tables of a report."""
     return {row.kind: _PALETTE[min(i, len(_PALETTE) - 1)] for i, row in enumerate(report.kinds)}
 
@@ -55,7 +55,7 @@ def _bar_label(row: KernelRow, rank: int) -> str:
     return f"{_shorten(units.operators(row))}  #{rank}"
 
 
-def top_kernels(report: Report) -> go.Figure:
+def top_kernels(report: ReportData) -> go.Figure:
     """Bars of the kernels that take most time, coloured by kind; fallbacks are hatched."""
     import plotly.graph_objects as go
 
@@ -117,7 +117,7 @@ def _escape(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def time_by_kind(report: Report) -> go.Figure:
+def time_by_kind(report: ReportData) -> go.Figure:
     """Bars of the share of each kind of operator, with what is no kernel as bars of their own."""
     import plotly.graph_objects as go
 
@@ -159,7 +159,7 @@ def time_by_kind(report: Report) -> go.Figure:
     return figure
 
 
-def _roofline_points(report: Report) -> list[tuple[float, float, KernelRow]]:
+def _roofline_points(report: ReportData) -> list[tuple[float, float, KernelRow]]:
     """FLOP per byte and GFLOPS of each kernel that does arithmetic."""
     return [
         (row.flops.value / row.bytes_moved.value, row.gflops.value, row)
@@ -186,7 +186,7 @@ def _log_axis(low: float, high: float) -> dict[str, Any]:
     }
 
 
-def roofline(report: Report) -> go.Figure | None:
+def roofline(report: ReportData) -> go.Figure | None:
     """Rate against arithmetic intensity, log-log, under the target's ceilings."""
     import plotly.graph_objects as go
 
@@ -243,7 +243,7 @@ def roofline(report: Report) -> go.Figure | None:
     return figure
 
 
-def memory_over_schedule(report: Report) -> go.Figure | None:
+def memory_over_schedule(report: ReportData) -> go.Figure | None:
     """Activation bytes alive at each kernel call, with the planned peak as a line."""
     import plotly.graph_objects as go
 
@@ -283,19 +283,19 @@ def memory_over_schedule(report: Report) -> go.Figure | None:
     return figure
 
 
-def _stages(report: Report) -> list[str]:
+def _stages(report: ReportData) -> list[str]:
     return list(dict.fromkeys(step.stage for step in report.compile_steps))
 
 
-def _kinds_height(report: Report) -> int:
+def _kinds_height(report: ReportData) -> int:
     return 110 + 30 * (len(report.kinds) + len(report.overheads))
 
 
-def _compile_height(report: Report) -> int:
+def _compile_height(report: ReportData) -> int:
     return 120 + 30 * len(_stages(report))
 
 
-def compile_time(report: Report) -> go.Figure | None:
+def compile_time(report: ReportData) -> go.Figure | None:
     """One bar for each stage, made of its steps."""
     import plotly.graph_objects as go
 
@@ -327,7 +327,7 @@ def compile_time(report: Report) -> go.Figure | None:
     return figure
 
 
-def _wide(milliseconds: float, report: Report) -> bool:
+def _wide(milliseconds: float, report: ReportData) -> bool:
     """Whether a step's part of its bar has room for its name."""
     totals: dict[str, float] = {}
     for step in report.compile_steps:
@@ -335,7 +335,7 @@ def _wide(milliseconds: float, report: Report) -> bool:
     return milliseconds > 0.16 * max(totals.values(), default=0.0)
 
 
-def all_plots(report: Report) -> Sequence[tuple[str, go.Figure]]:
+def all_plots(report: ReportData) -> Sequence[tuple[str, go.Figure]]:
     """Every plot that this report has data for, with the id of its place on the page."""
     plots = [
         ("plot-kernels", top_kernels(report) if report.kernels else None),

@@ -8,7 +8,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from . import units
-from .model import Figure, KernelRow, Report
+from .model import Figure, KernelRow, ReportData
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -19,7 +19,7 @@ _WIDE = 120
 _SHORT = {"measured": "meas.", "emulated": "emul.", "simulated": "sim.", "estimated": "est."}
 
 
-def to_text(report: Report, *, width: int = 100, top: int = _TOP) -> str:
+def to_text(report: ReportData, *, width: int = 100, top: int = _TOP) -> str:
     """The report as plain text, no line longer than `width`."""
     from rich.console import Console
 
@@ -32,7 +32,9 @@ def to_text(report: Report, *, width: int = 100, top: int = _TOP) -> str:
     return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
 
 
-def renderables(report: Report, *, width: int = 100, top: int = _TOP) -> Iterator[RenderableType]:
+def renderables(
+    report: ReportData, *, width: int = 100, top: int = _TOP
+) -> Iterator[RenderableType]:
     """The report's parts in order, for a rich console.
 
     Args:
@@ -57,7 +59,7 @@ def renderables(report: Report, *, width: int = 100, top: int = _TOP) -> Iterato
         yield Text("\n" + "\n".join(report.notes), style="dim")
 
 
-def gap_sentence(report: Report) -> str:
+def gap_sentence(report: ReportData) -> str:
     """What to say if the kernels do not add up to the whole."""
     calls = sum(row.calls.value for row in report.kernels)
     each = f" ({1e3 * report.gap.value / calls:.2f} µs for each kernel call)" if calls else ""
@@ -95,7 +97,7 @@ def _plain(text: str) -> RenderableType:
     return Text(text)
 
 
-def environment_line(report: Report) -> str:
+def environment_line(report: ReportData) -> str:
     """Threads, core and load in one line."""
     here = report.environment
     parts = [f"{here.threads} thread" + ("s" if here.threads != 1 else "")]
@@ -105,7 +107,7 @@ def environment_line(report: Report) -> str:
     return ", ".join(parts)
 
 
-def _environment(report: Report) -> Table:
+def _environment(report: ReportData) -> Table:
     here = report.environment
     grid = _grid()
     grid.add_row("target", _plain(report.target_title))
@@ -118,7 +120,7 @@ def _environment(report: Report) -> Table:
     return grid
 
 
-def summary_rows(report: Report) -> list[tuple[str, str, str]]:
+def summary_rows(report: ReportData) -> list[tuple[str, str, str]]:
     """Name, value and label of each figure of the summary; text and HTML share them."""
     latency, memory = report.latency, report.memory
     spread = f"{units.milliseconds(latency.p10.value)} … {units.milliseconds(latency.p90.value)} ms"
@@ -157,7 +159,7 @@ def summary_rows(report: Report) -> list[tuple[str, str, str]]:
     return rows
 
 
-def _summary(report: Report) -> Table:
+def _summary(report: ReportData) -> Table:
     table = _table("Summary")
     table.add_column("figure")
     table.add_column("value", overflow="fold")
@@ -173,7 +175,7 @@ def _header(title: str, figures: Sequence[Figure | None]) -> str:
     return "\n".join([title, "/".join(labels)])
 
 
-def _kernels(report: Report, top: int, wide: bool) -> Table:
+def _kernels(report: ReportData, top: int, wide: bool) -> Table:
     """One row for each kernel; its kind only if there is room, since there is a table of kinds."""
     rows = report.kernels
     table = _table("Kernels, most time first (! met only the generic fallback)")
@@ -246,7 +248,7 @@ def _sums(rows: Sequence[KernelRow], whole: float) -> tuple[str, ...]:
     )
 
 
-def _fallbacks(report: Report) -> Table:
+def _fallbacks(report: ReportData) -> Table:
     share = report.fallback_share
     table = _table(f"Met only the generic fallback: {units.percent(share)} of time ({share.label})")
     table.add_column("operators", overflow="fold")
@@ -261,7 +263,7 @@ def _fallbacks(report: Report) -> Table:
     return table
 
 
-def _kinds(report: Report) -> Table:
+def _kinds(report: ReportData) -> Table:
     label = report.latency.median.label
     table = _table("Time by kind of operator")
     table.add_column("kind")
@@ -285,7 +287,7 @@ def _bar(share: float, width: int = 40) -> str:
     return "█" * max(0, min(width, round(share / 100 * width)))
 
 
-def _compile_steps(report: Report) -> Table:
+def _compile_steps(report: ReportData) -> Table:
     label = report.compile_time.label
     table = _table(f"Compile time: {report.compile_time.value / 1e3:.2f} s")
     table.add_column("stage")

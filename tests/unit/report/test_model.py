@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import copy
 import json
 import math
-from dataclasses import fields, is_dataclass
+import pickle
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import pytest
@@ -48,6 +50,14 @@ def test_json_round_trip() -> None:
     again = Report.from_json(report.to_json())
     assert again == report
     assert again.to_json() == report.to_json()
+
+
+def test_copies_are_equal_reports() -> None:
+    report = make_report()
+    for again in (pickle.loads(pickle.dumps(report)), copy.deepcopy(report), replace(report)):  # noqa: S301 - our own bytes
+        assert type(again) is Report
+        assert again == report
+    assert replace(report, model="another") != report
 
 
 def test_json_begins_with_schema_and_version() -> None:
