@@ -22,8 +22,8 @@ from compiler.cli.tables import (
     targets_table,
     verification_text,
 )
+from compiler.codec import encode
 from compiler.errors import BundleError, InputError
-from compiler.package.decode import encode
 
 if TYPE_CHECKING:
     from compiler.package import Bundle

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compiler.cli.output import size_text
-from compiler.package.decode import encode
+from compiler.codec import encode
 from compiler.stages import TensorSpec
 
 if TYPE_CHECKING:

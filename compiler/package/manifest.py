@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from compiler.codec import DecodeError, decode, encode
 from compiler.errors import BundleError
-from compiler.package.decode import DecodeError, decode, encode
 from compiler.stages import KernelInfo, StageRecord, TensorSpec
 from targets.spec import TargetSpec
 

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from compiler.codec import DecodeError, decode, encode
 from compiler.errors import BundleError, FileError
-
-from .codec import DecodeError, decode, encode
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -317,7 +316,7 @@ class ReportData:
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain values, with the schema's name and version first."""
-        return {"schema": SCHEMA, "version": SCHEMA_VERSION, **encode(self)}
+        return {"schema": SCHEMA, "version": SCHEMA_VERSION, **encode(self, non_finite=True)}
 
     def to_json(self) -> str:
         """The report as a JSON document; `from_json` reads it back."""
@@ -362,7 +361,7 @@ class ReportData:
             )
         body = {key: value for key, value in data.items() if key not in ("schema", "version")}
         try:
-            return decode(cls, body)
+            return decode(cls, body, non_finite=True)
         except DecodeError as error:
             raise ReportError(
                 f"the report is damaged at {error}", where=where, hint="write the report again"
