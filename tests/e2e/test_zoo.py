@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from tools.zoo import table
-from tools.zoo.entries import TOLERANCE, all_entries
+from tools.zoo.entries import TOLERANCE
 from tools.zoo.nets import BENCHMARKS, build
+from tools.zoo.registry import all_entries
 from tools.zoo.worker import check, largest_error
 
 

@@ -48,7 +48,7 @@ def main(
         command = [str(python), "-m", "tools.zoo", *sys.argv[1:]]
         raise SystemExit(subprocess.run(command, cwd=Path.cwd(), check=False).returncode)
     from tools.zoo import table
-    from tools.zoo.entries import all_entries
+    from tools.zoo.registry import all_entries
 
     names = {entry.name for entry in all_entries()}
     chosen = [

@@ -1,4 +1,4 @@
-"""The networks of the zoo: where each comes from, how it is built, what error is accepted."""
+"""A network of the zoo: where it comes from, how it is built, what error is accepted."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 from torch import nn
+
+from tools.zoo.nets.weights import example, randomize
 
 Built = tuple[nn.Module, tuple[torch.Tensor, ...] | dict[str, torch.Tensor]]
 
@@ -37,33 +39,14 @@ class Entry:
 
 def image(size: int = 64, channels: int = 3, batch: int = 1) -> tuple[torch.Tensor, ...]:
     """One seeded picture."""
-    from tools.zoo.nets.weights import example
-
     return (example(batch, channels, size, size),)
 
 
 def seeded(make: Callable[[], Any]) -> nn.Module:
     """Build a module and fill it with seeded weights; PyTorch's random state is left alone."""
-    from tools.zoo.nets.weights import randomize
-
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return randomize(make())
 
 
-def all_entries() -> tuple[Entry, ...]:
-    """Every network, whether or not its package is installed."""
-    from tools.zoo import plain, timm_nets, torchvision_nets, transformers_nets
-
-    entries = (
-        *plain.ENTRIES,
-        *torchvision_nets.ENTRIES,
-        *timm_nets.ENTRIES,
-        *transformers_nets.ENTRIES,
-    )
-    names = [entry.name for entry in entries]
-    assert len(set(names)) == len(names), "two networks of the zoo have the same name"
-    return entries
-
-
-__all__ = ["TOLERANCE", "Built", "Entry", "all_entries", "image", "seeded"]
+__all__ = ["TOLERANCE", "Built", "Entry", "image", "seeded"]

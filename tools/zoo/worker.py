@@ -21,7 +21,8 @@ from torch.utils import _pytree as pytree
 from compiler.errors import TilewrightError
 from compiler.frontend.dtypes import to_numpy
 from compiler.stages import StageLog
-from tools.zoo.entries import Entry, all_entries
+from tools.zoo.entries import Entry
+from tools.zoo.registry import all_entries
 
 _STEPS = ("export", "decompose", "translate to Relax")
 
