@@ -4,7 +4,7 @@
 #   make demo      compile a trained network, classify labelled images, write the latency report
 #   make test      the fast tests and those that build machine code
 #   make test-all  also the slow tests
-#   make lint      ruff, mypy --strict, import-linter, file checks
+#   make lint      ruff, mypy --strict, import-linter, import cycles, file checks
 #   make ci        what CI runs: tests with coverage, lint, the wheel in a fresh environment
 #   make bench     latency beside other runtimes, written to docs/benchmarks/
 #   make zoo       the table of networks that import, compile and agree with PyTorch
@@ -26,7 +26,7 @@ STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint lint-ruff lint-format lint-types lint-layers lint-files format ci bench zoo clean distclean linker
+.PHONY: help setup demo test test-all lint lint-ruff lint-format lint-types lint-layers lint-cycles lint-files format ci bench zoo clean distclean linker
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -61,7 +61,7 @@ test-all: setup
 	$(BIN)/pytest $(PYTEST_ARGS)
 
 # One target a checker, so that `make -k lint` shows what all of them find.
-lint: lint-ruff lint-format lint-types lint-layers lint-files
+lint: lint-ruff lint-format lint-types lint-layers lint-cycles lint-files
 
 lint-ruff: $(STAMP)
 	$(BIN)/ruff check .
@@ -74,6 +74,9 @@ lint-types: $(STAMP)
 
 lint-layers: $(STAMP)
 	$(BIN)/lint-imports
+
+lint-cycles: $(STAMP)
+	$(RUN) -m tools.ci.check_cycles
 
 lint-files: $(STAMP)
 	$(RUN) -m tools.ci.check_files

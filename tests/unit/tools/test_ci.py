@@ -3,8 +3,10 @@
 import subprocess
 from pathlib import Path
 
+import grimp
 import pytest
 
+from tools.ci import check_cycles
 from tools.ci.check_files import MAX_SOURCE_LINES, findings
 from tools.ci.readme import examples
 
@@ -72,3 +74,28 @@ def test_a_file_without_a_name(tmp_path: Path) -> None:
 def test_our_readme_has_examples_to_run() -> None:
     kinds = {(e.action, e.language) for e in examples(ROOT / "README.md")}
     assert {("run", "bash"), ("run", "python")} <= kinds
+
+
+def test_cycles_are_named_once_with_their_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    package = tmp_path / "ring_of_modules"
+    package.mkdir()
+    (package / "__init__.py").write_text("from ring_of_modules.d import D\n")
+    (package / "a.py").write_text("import ring_of_modules.b\n")
+    (package / "b.py").write_text("\nfrom . import c\n")
+    (package / "c.py").write_text("def f():\n    x = 1\n    from .a import y\n")
+    (package / "d.py").write_text("from ring_of_modules import a, version\n")
+    (package / "e.py").write_text("from . import a, b, c\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert check_cycles.main(("ring_of_modules",)) == 1
+    out = capsys.readouterr().out.replace("ring_of_modules", "r").splitlines()
+    assert out == [
+        "import cycle: r (line 1) -> r.d (line 1) -> r",
+        "import cycle: r.a (line 1) -> r.b (line 2) -> r.c (line 3) -> r.a",
+        "import cycles: 2 in 6 modules",
+    ]
+
+
+def test_our_modules_have_no_cycles() -> None:
+    assert check_cycles.cycles(grimp.build_graph(*check_cycles.PACKAGES, cache_dir=None)) == []
