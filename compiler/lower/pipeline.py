@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 
 from compiler.lower.channels_last import channels_last
 from compiler.lower.describe_kernels import describe_kernels, planned_activation_bytes
@@ -12,14 +11,16 @@ from compiler.lower.fold_batch_norm import fold_batch_norm
 from compiler.lower.fold_constants import fold_constants
 from compiler.lower.legalize_kernels import legalize_kernels
 from compiler.lower.lift_constants import lift_constants
-from compiler.lower.parameters import ParameterTable
-from compiler.stages import Imported, Lowered, StageLog
+from compiler.lower.parameters import Array, ParameterTable
+from compiler.stages import Imported, KernelInfo, Lowered, StageLog
 from schedules.cpu.default import schedule_module
 from schedules.tvm_adapter import IRModule, relax
 from schedules.tvm_adapter import target as tvm_target
 from targets.spec import TargetSpec
 
 Pass = Callable[[IRModule], IRModule]
+#: Called after each pass with its number, its name and the module that it gave.
+Observer = Callable[[int, str, IRModule], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,30 +31,69 @@ class Step:
     apply: Pass
 
 
-def graph_passes(table: ParameterTable, target: TargetSpec) -> list[Step]:
-    """Passes on Relax operators, then their lowering to fused TIR functions."""
+@dataclass(slots=True)
+class Lowering:
+    """What passes know and find out beside the module.
+
+    Attributes:
+        imported: The model as it came.
+        target: What to compile for.
+        table: Names of the parameters while they are constants.
+        kernels: Descriptions of the scheduled functions, once they are scheduled.
+        parameters: Packed and folded parameters, once they are lifted.
+    """
+
+    imported: Imported
+    target: TargetSpec
+    table: ParameterTable = field(default_factory=ParameterTable)
+    kernels: tuple[KernelInfo, ...] = ()
+    parameters: dict[str, Array] = field(default_factory=dict)
+
+    def bind_parameters(self, module: IRModule) -> IRModule:
+        """Make constants of the parameters of `main`."""
+        names = [p.name for p in module["main"].params[len(self.imported.inputs) :]]
+        constants = self.table.constants(self.imported.parameters)
+        bindings = dict(zip(names, constants, strict=True))
+        return relax.transform.BindParams("main", bindings)(module)
+
+    def schedule(self, module: IRModule) -> IRModule:
+        """Give every function its schedule."""
+        module, decisions = schedule_module(module, self.target)
+        self.kernels = describe_kernels(module, decisions, self.table)
+        return module
+
+    def lift_constants(self, module: IRModule) -> IRModule:
+        """Make parameters of the constants again, by name."""
+        module, self.parameters = lift_constants(module, self.table)
+        return module
+
+
+def pipeline(state: Lowering) -> list[Step]:
+    """All passes, in order."""
     t = relax.transform
+    table, target = state.table, state.target
     return [
+        # The graph: fold what is known, choose layouts.
+        Step("BindParameters", state.bind_parameters),
         Step("FoldConstants", lambda m: fold_constants(m, table)),
         Step("FoldBatchNorm", lambda m: fold_batch_norm(m, table)),
         Step("DecomposeOpsForInference", t.DecomposeOpsForInference()),
         Step("ChannelsLast", lambda m: channels_last(m, table)),
         Step("FoldConstantsAgain", lambda m: fold_constants(m, table)),
+        # Operators become compute definitions, fused into functions.
         Step("LegalizeKernels", lambda m: legalize_kernels(m, table, target)),
+        Step("DispatchSortScan", relax.backend.DispatchSortScan()),  # argsort, topk
         Step("LegalizeRest", t.LegalizeOps()),
         Step("AnnotateTIROpPattern", t.AnnotateTIROpPattern()),
-        Step("FoldConstant", t.FoldConstant()),
+        Step("FoldRemainingConstants", t.FoldConstant()),
         Step("DeadCodeElimination", t.DeadCodeElimination(["main"])),
         Step("FuseOps", t.FuseOps()),
         Step("FuseTIR", t.FuseTIR()),
         Step("DeadFunctionElimination", t.DeadCodeElimination(["main"])),
-    ]
-
-
-def vm_passes() -> list[Step]:
-    """Passes that turn the dataflow graph into calls of the Relax virtual machine."""
-    t = relax.transform
-    return [
+        # Functions get schedules, constants become parameters.
+        Step("DefaultSchedules", state.schedule),
+        Step("LiftConstants", state.lift_constants),
+        # The graph becomes calls of the Relax virtual machine on planned memory.
         Step("RewriteDataflowReshape", t.RewriteDataflowReshape()),
         Step("ToNonDataflow", t.ToNonDataflow()),
         Step("RemovePurityChecking", t.RemovePurityChecking()),
@@ -68,21 +108,8 @@ def vm_passes() -> list[Step]:
     ]
 
 
-def run_passes(
-    module: IRModule, steps: list[Step], log: StageLog, dump_to: Path | None = None
-) -> IRModule:
-    """Apply passes in order, log the time of each, dump the module after each if asked."""
-    for number, step in enumerate(steps):
-        with log.time("lower", step.name):
-            module = step.apply(module)
-        if dump_to is not None:
-            dump_to.mkdir(parents=True, exist_ok=True)
-            (dump_to / f"{number:02d}-{step.name}.py").write_text(module.script())
-    return module
-
-
 def lower(
-    imported: Imported, target: TargetSpec, log: StageLog, *, dump_to: Path | None = None
+    imported: Imported, target: TargetSpec, log: StageLog, *, observe: Observer | None = None
 ) -> Lowered:
     """Lower an imported model to scheduled TIR and virtual-machine calls.
 
@@ -90,35 +117,22 @@ def lower(
         imported: The model in Relax; it is not changed.
         target: What to compile for.
         log: Receives one record a pass.
-        dump_to: A folder to write the module to after each pass.
+        observe: Called after each pass, to dump or to check the module.
     """
-    table = ParameterTable()
-    with tvm_target.Target(dict(target.tvm)):
-        with log.time("lower", "BindParameters"):
-            module = bind_parameters(imported, table)
-        module = run_passes(module, graph_passes(table, target), log, dump_to)
-        with log.time("lower", "DefaultSchedules"):
-            module, decisions = schedule_module(module, target)
-            kernels = describe_kernels(module, decisions, table)
-        with log.time("lower", "LiftConstants"):
-            module, parameters = lift_constants(module, table)
-        module = run_passes(module, vm_passes(), log)
+    state = Lowering(imported, target)
+    module = imported.module
+    with tvm_target.Target(target.tvm_dict()):
+        for number, step in enumerate(pipeline(state)):
+            with log.time("lower", step.name):
+                module = step.apply(module)
+            if observe is not None:
+                observe(number, step.name, module)
     return Lowered(
         module=module,
         inputs=imported.inputs,
         outputs=imported.outputs,
-        parameters=parameters,
-        kernels=kernels,
+        parameters=state.parameters,
+        kernels=state.kernels,
         planned_activation_bytes=planned_activation_bytes(module),
         name=imported.name,
-    )
-
-
-def bind_parameters(imported: Imported, table: ParameterTable) -> IRModule:
-    """Make constants of the parameters of `main`."""
-    main = imported.module["main"]
-    names = [p.name for p in main.params[len(imported.inputs) :]]
-    constants = table.constants(imported.parameters)
-    return relax.transform.BindParams("main", dict(zip(names, constants, strict=True)))(
-        imported.module
     )
