@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from torch import fx
 
 from compiler.frontend.converters.base import (
@@ -13,8 +14,11 @@ from compiler.frontend.converters.base import (
     array_constant,
     cast,
     constant,
+    dtype_of,
     expr_dtype,
+    same_size,
     shape_of,
+    static_shape_of,
 )
 from schedules.tvm_adapter import ir, relax
 
@@ -79,11 +83,81 @@ def _index_select(node: fx.Node, importer: Any) -> Any:
     return importer.block_builder.emit(op.take(data, index, axis=axis, mode="clip"))
 
 
+def _index_put(node: fx.Node, importer: Any) -> Any:
+    """Assignment to places; dimensions without an index stand for all of their places."""
+    values = arguments(node, importer)
+    data, emit = values["self"], importer.block_builder.emit
+    dims = static_shape_of(data, "an assignment by index")
+    indices = [*values["indices"], *[None] * (len(dims) - len(values["indices"]))]
+    given = [axis for axis, index in enumerate(indices) if index is not None]
+    if given != list(range(given[0], given[-1] + 1)):
+        raise Unsupported("an assignment by indices with a gap between them")
+    rank = max(len(shape_of(indices[axis])) for axis in given)
+    # The layout of the values: whole dimensions before, those of the indices, whole ones after.
+    before, after = given[0], len(dims) - 1 - given[-1]
+    total = before + rank + after
+    shape: list[Any] = [*dims[:before], *[1] * rank, *dims[len(dims) - after :]]
+    spread = []
+    for axis, index in enumerate(indices):
+        if index is None:
+            at = axis if axis < before else total - (len(dims) - axis)
+            places = array_constant(np.arange(dims[axis], dtype="int64"))
+            spread.append(emit(op.reshape(places, [-1 if d == at else 1 for d in range(total)])))
+            continue
+        places = cast(_from_start(index, dims[axis], importer), "int64", importer)
+        extents = static_shape_of(places, "an assignment by index")
+        for d, extent in enumerate(extents, before + rank - len(extents)):
+            shape[d] = max(shape[d], extent)
+        spread.append(emit(op.reshape(places, [*extents, *[1] * after])))
+    spread = [emit(op.broadcast_to(index, shape)) for index in spread]
+    new = emit(op.broadcast_to(cast(values["values"], dtype_of(node), importer), shape))
+    return emit(op.index_put(data, relax.Tuple(spread), new, bool(values["accumulate"])))
+
+
+def _scatter(node: fx.Node, importer: Any) -> Any:
+    """Scatter a tensor or a number; the index may be smaller than the source, as in PyTorch."""
+    values = arguments(node, importer)
+    data, index, axis = values["self"], values["index"], int(values["dim"])
+    emit, dims = importer.block_builder.emit, shape_of(values["index"])
+    if "src" in values:
+        source = values["src"]
+        extents = shape_of(source)
+        cut = [a for a in range(len(dims)) if not same_size(extents[a], dims[a])]
+        if cut:
+            source = emit(op.strided_slice(source, cut, [0] * len(cut), [dims[a] for a in cut]))
+    else:
+        source = emit(op.broadcast_to(constant(values["value"], dtype_of(node)), dims))
+    return emit(op.scatter_elements(data, index, source, axis=axis))
+
+
+_MODES = ("bilinear", "nearest", "bicubic")
+_PADDINGS = ("zeros", "border", "reflection")
+
+
+def _grid_sample(node: fx.Node, importer: Any) -> Any:
+    """Sampling at points; PyTorch keeps the coordinates last, Relax wants them as channels."""
+    values = arguments(node, importer)
+    emit = importer.block_builder.emit
+    result = op.image.grid_sample(
+        values["input"],
+        emit(op.permute_dims(values["grid"], [0, 3, 1, 2])),
+        method=_MODES[int(values["interpolation_mode"])],
+        layout="NCHW",
+        padding_mode=_PADDINGS[int(values["padding_mode"])],
+        align_corners=bool(values["align_corners"]),
+    )
+    return emit(result)
+
+
 CONVERTERS: dict[str, Converter] = {
     "index.Tensor": _index,
     "_unsafe_index.Tensor": _index,
     "embedding.default": _embedding,
     "index_select.default": _index_select,
+    "index_put.default": _index_put,
+    "scatter.src": _scatter,
+    "scatter.value": _scatter,
+    "grid_sampler_2d.default": _grid_sample,
 }
 
 __all__ = ["CONVERTERS"]

@@ -10,10 +10,20 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from torch import fx
 
-from compiler.frontend.converters.base import Converter, Unsupported, arguments, value_of
-from schedules.tvm_adapter import relax
+from compiler.frontend.converters.base import (
+    Converter,
+    Unsupported,
+    arguments,
+    array_constant,
+    dtype_of,
+    static_shape_of,
+    value_of,
+)
+from schedules.tvm_adapter import relax, te
 
 op = relax.op
 
@@ -35,11 +45,69 @@ def _resize(method: str, coordinates: str, rounding: str = "") -> Converter:
             method=method,
             coordinate_transformation_mode=mode,
             rounding_method=rounding,
-            cubic_alpha=-0.75,
         )
         return importer.block_builder.emit(op.squeeze(result, [2]) if flat else result)
 
     return convert
+
+
+_TAPS = 4
+_SHARPNESS = -0.75  # PyTorch's coefficient of cubic convolution
+
+
+def _bicubic(node: fx.Node, importer: Any) -> Any:
+    """Cubic convolution along one axis after the other, four weighted points each.
+
+    TVM's own cubic resize computes all weights anew for every point and mixes the widths of
+    its index arithmetic, which fails in code generation.
+    """
+    values = arguments(node, importer)
+    x, corners = values["input"], bool(values["align_corners"])
+    factors = values["scale_factors"] or (None, None)
+    dims, size = static_shape_of(x, "bicubic interpolation"), value_of(node).shape[2:]
+    for axis, (extent, target, factor) in enumerate(
+        zip(dims[2:], size, factors, strict=True), start=2
+    ):
+        places, weights = _cubic_taps(extent, int(target), factor, corners)
+        x = importer.block_builder.emit_te(
+            _weighted_points,
+            x,
+            array_constant(places),
+            array_constant(weights.astype(dtype_of(node))),
+            axis,
+            primfunc_name_hint="cubic_resize",
+        )
+    return x
+
+
+def _cubic_taps(
+    extent: int, target: int, factor: float | None, corners: bool
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Places ``int64[target, 4]`` and weights ``float64[target, 4]`` along one axis."""
+    out = np.arange(target)
+    if corners:
+        source = out * ((extent - 1) / (target - 1) if target > 1 else 0.0)
+    else:
+        source = (out + 0.5) * (1 / factor if factor else extent / target) - 0.5
+    whole = np.floor(source)
+    distance = np.abs((source - whole)[:, None] - np.arange(-1, 3))
+    a = _SHARPNESS
+    near = ((a + 2) * distance - (a + 3)) * distance**2 + 1
+    far = ((distance - 5) * distance + 8) * distance * a - 4 * a
+    places = whole[:, None].astype("int64") + np.arange(-1, 3)
+    return places.clip(0, extent - 1), np.where(distance <= 1, near, far)
+
+
+def _weighted_points(x: Any, places: Any, weights: Any, axis: int) -> Any:
+    """``sum over k of weights[i, k] · x[…, places[i, k], …]`` for every i along `axis`."""
+    tap = te.reduce_axis((0, _TAPS), name="tap")
+    shape = [*x.shape[:axis], places.shape[0], *x.shape[axis + 1 :]]
+
+    def element(*at: Any) -> Any:
+        point = [*at[:axis], places[at[axis], tap], *at[axis + 1 :]]
+        return te.sum(weights[at[axis], tap] * x(*point), axis=tap)
+
+    return te.compute(shape, element, name="cubic_resize")
 
 
 _NEAREST = _resize("nearest_neighbor", "asymmetric", "floor")
@@ -50,7 +118,7 @@ CONVERTERS: dict[str, Converter] = {
     "upsample_nearest2d.vec": _NEAREST,
     "upsample_linear1d.vec": _LINEAR,
     "upsample_bilinear2d.vec": _LINEAR,
-    "upsample_bicubic2d.vec": _resize("cubic", "half_pixel"),
+    "upsample_bicubic2d.vec": _bicubic,
 }
 
 __all__ = ["CONVERTERS"]

@@ -13,6 +13,8 @@ pytestmark = pytest.mark.compile
 
 
 def test_interpolation(check: Any, rng: torch.Generator) -> None:
+    points = torch.rand(1, 3, 7, 2, generator=rng) * 2.4 - 1.2
+
     def model(x: torch.Tensor) -> Any:
         return {
             "nearest_ratio": f.interpolate(x, size=(6, 7)),
@@ -24,6 +26,10 @@ def test_interpolation(check: Any, rng: torch.Generator) -> None:
             "bilinear_corners": f.interpolate(x, size=(9, 3), mode="bilinear", align_corners=True),
             "bilinear_factor": f.interpolate(x, scale_factor=1.3, mode="bilinear"),
             "bicubic": f.interpolate(x, size=(9, 8), mode="bicubic"),
+            "bicubic_corners": f.interpolate(x, size=(3, 9), mode="bicubic", align_corners=True),
+            "bicubic_factor": f.interpolate(x, scale_factor=1.7, mode="bicubic"),
+            "sampled": f.grid_sample(x, points, align_corners=False),
+            "sampled_nearest": f.grid_sample(x, points, "nearest", "border", align_corners=True),
             "nearest1d": f.interpolate(x[0], size=7),
             "linear1d": f.interpolate(x[0], size=9, mode="linear"),
         }
@@ -90,6 +96,8 @@ def test_indexing(check: Any, rng: torch.Generator) -> None:
     def model(x: torch.Tensor, i: torch.Tensor, j: torch.Tensor) -> Any:
         y = x.clone()
         y[:, 1] = 0
+        z = x.clone()
+        z[:, i[:2, None], j[None]] = x[0, 0, 0]
         return {
             "rows": x[i],
             "negative": x[i - 2],
@@ -105,6 +113,11 @@ def test_indexing(check: Any, rng: torch.Generator) -> None:
             "assigned": y,
             "embedding": f.embedding(i, x[:, :, 0]),
             "one_hot": f.one_hot(i, 4),
+            "scatter": x.scatter(1, (x[:, :1] > 0).long(), x * 2),
+            "scatter_value": x.scatter(2, (x > 0).long(), 7.0),
+            "put": torch.index_put(x, (i, j), torch.ones(3)),
+            "put_middle": z,
+            "put_add": torch.index_put(x, (i - 2,), x, accumulate=True),
             "masked": x.where(x > 0, torch.zeros(())),
         }
 
