@@ -8,7 +8,7 @@ from pathlib import Path
 
 from compiler.errors import CompileError
 from compiler.stages import Built, Lowered, StageLog
-from schedules.cpu.annotations import IS_SCHEDULED
+from schedules.cpu.annotations import IS_HOST_FUNCTION, IS_SCHEDULED
 from schedules.tvm_adapter import IRModule, relax, tirx
 from schedules.tvm_adapter import target as tvm_target
 from targets.spec import TargetSpec
@@ -38,13 +38,18 @@ def find_linker() -> str:
 def check_scheduled(module: IRModule, target: TargetSpec) -> None:
     """Refuse a module with a function that no schedule rule has seen.
 
+    The functions that the virtual machine computes symbolic sizes with are scalar code and
+    have nothing to schedule.
+
     Raises:
         CompileError: Names the functions.
     """
     missing = [
         str(variable.name_hint)
         for variable, function in module.functions_items()
-        if isinstance(function, tirx.PrimFunc) and not function.attrs.get(IS_SCHEDULED)
+        if isinstance(function, tirx.PrimFunc)
+        and not function.attrs.get(IS_SCHEDULED)
+        and not function.attrs.get(IS_HOST_FUNCTION)
     ]
     if missing:
         raise CompileError(

@@ -8,3 +8,5 @@ TILE = "tilewright.tile"
 ROLE = "tilewright.role"
 #: Marks a function that a rule has scheduled; TVM's own tools look at it too.
 IS_SCHEDULED = "tirx.is_scheduled"
+#: Marks the scalar functions that the virtual machine computes symbolic sizes with.
+IS_HOST_FUNCTION = "tirx.is_host_func"

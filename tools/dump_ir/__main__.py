@@ -38,9 +38,7 @@ def dump(model: str, inputs: tuple[str, ...], target: str, folder: Path) -> list
 
 @click.command()
 @click.argument("model")
-@click.option(
-    "-i", "--input", "inputs", multiple=True, help="A shape or .npy file, in the model's order."
-)
+@click.option("-i", "--input", "inputs", multiple=True, help="A shape or a .npy file.")
 @click.option("--target", default="x86", show_default=True)
 @click.option("--to", "folder", type=click.Path(path_type=Path), default=Path("out/ir"))
 def main(model: str, inputs: tuple[str, ...], target: str, folder: Path) -> None:

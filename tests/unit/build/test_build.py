@@ -8,7 +8,7 @@ from compiler.build import build as build_stage
 from compiler.build.build import LINKERS, check_scheduled, find_linker
 from compiler.errors import CompileError
 from compiler.stages import Lowered, StageLog
-from schedules.cpu.annotations import IS_SCHEDULED
+from schedules.cpu.annotations import IS_HOST_FUNCTION, IS_SCHEDULED
 from schedules.tvm_adapter import IRModule, te, topi
 from targets import get_target
 
@@ -32,6 +32,11 @@ def test_an_unscheduled_function_is_refused_by_name(tmp_path):
 
 def test_a_scheduled_function_passes():
     check_scheduled(IRModule({"f": unscheduled().with_attr(IS_SCHEDULED, True)}), SPEC)
+
+
+def test_shape_arithmetic_needs_no_schedule():
+    function = unscheduled().with_attr(IS_HOST_FUNCTION, True)
+    check_scheduled(IRModule({"shape_func": function}), SPEC)
 
 
 def test_a_missing_linker_says_what_to_install(monkeypatch, tmp_path):
