@@ -170,6 +170,7 @@ def test_norms(check: Any) -> None:
             self.batch_plain = nn.BatchNorm2d(4, affine=False)
             self.batch1d = nn.BatchNorm1d(4)
             self.group = nn.GroupNorm(2, 4)
+            self.group_plain = nn.GroupNorm(4, 4, affine=False)
             self.layer = nn.LayerNorm([4, 6, 6])
             self.layer_plain = nn.LayerNorm(6, elementwise_affine=False)
             self.instance = nn.InstanceNorm2d(4, affine=True)
@@ -183,6 +184,7 @@ def test_norms(check: Any) -> None:
                 self.batch_plain(x),
                 self.batch1d(x[:, :, 0]),
                 self.group(x),
+                self.group_plain(x),
                 self.layer(x),
                 self.layer_plain(x),
                 self.instance(x),
