@@ -103,7 +103,6 @@ class Bundle:
         self._library = library
         self._lock = threading.Lock()
         self._executor: Executor | None = None
-        self._folder: PrivateFolder | None = None
 
     @classmethod
     def from_built(
@@ -220,15 +219,19 @@ class Bundle:
         with self._lock:
             if self._executor is None:
                 folder = PrivateFolder()
-                self._executor = Executor(
-                    folder.put(LIBRARY, self._library),
-                    self.inputs,
-                    self.outputs,
-                    self.parameters,
-                    name=self.name,
-                    threads=self.threads,
-                )
-                self._folder = folder
+                try:
+                    self._executor = Executor(
+                        folder.put(LIBRARY, self._library),
+                        self.inputs,
+                        self.outputs,
+                        self.parameters,
+                        name=self.name,
+                        threads=self.threads,
+                    )
+                finally:
+                    # The code is mapped into memory now; a file that is gone cannot be left
+                    # behind, whatever ends this process.
+                    folder.remove()
             return self._executor
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

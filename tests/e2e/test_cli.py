@@ -20,7 +20,6 @@ from torch import nn
 from compiler import Bundle
 from compiler.cli.app import run_cli
 from compiler.cli.inputs import read_inputs
-from compiler.package.manifest import LIBRARY
 
 pytestmark = pytest.mark.compile
 
@@ -273,11 +272,6 @@ def test_a_damaged_bundle(tw: Path, capsys: pytest.CaptureFixture[str]) -> None:
         err = capsys.readouterr().err
         assert "damaged" in err or "unpacked" in err
         assert "hint:" in err
-
-
-def test_the_library_in_the_bundle_is_the_one_that_runs(bundle: Bundle) -> None:
-    assert bundle.executor.library.name == LIBRARY
-    assert bundle.executor.library.read_bytes() == bundle.members()[LIBRARY]
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
