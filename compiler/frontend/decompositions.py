@@ -7,6 +7,7 @@ are kept; converters exist for each of them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -43,7 +44,13 @@ def decomposition_table() -> dict[Any, Callable[..., Any]]:
         packet, overload = name.split(".")
         operator = getattr(getattr(torch.ops.aten, packet), overload)
         table[operator] = _kept_if_exact(get_decompositions([operator])[operator])
-    table[torch.ops.aten.bilinear.default] = _bilinear
+    aten = torch.ops.aten
+    table[aten.bilinear.default] = _bilinear
+    table[aten.exp2.default] = _exp2
+    table[aten.erfc.default] = _erfc
+    table[aten.hypot.default] = _hypot
+    table[aten.copysign.Tensor] = _copysign
+    table[aten._cdist_forward.default] = _cdist
     return table
 
 
@@ -74,6 +81,29 @@ def _bilinear(
     partial = torch.matmul(input1, stacked).reshape(*input1.shape[:-1], outputs, right)
     result = (partial * input2.unsqueeze(-2)).sum(-1)
     return result if bias is None else result + bias
+
+
+def _exp2(x: torch.Tensor) -> torch.Tensor:
+    return torch.exp(x * math.log(2.0))
+
+
+def _erfc(x: torch.Tensor) -> torch.Tensor:
+    return 1.0 - torch.erf(x)
+
+
+def _hypot(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return torch.sqrt(x * x + y * y)
+
+
+def _copysign(x: torch.Tensor, sign: torch.Tensor) -> torch.Tensor:
+    size = x.abs()
+    return torch.where(sign < 0, -size, size)
+
+
+def _cdist(x: torch.Tensor, y: torch.Tensor, p: float, compute_mode: int | None) -> torch.Tensor:
+    """Distances of every row of `x` from every row of `y`."""
+    del compute_mode  # how PyTorch's own kernel goes about it
+    return torch.linalg.vector_norm(x.unsqueeze(-2) - y.unsqueeze(-3), p, dim=-1)
 
 
 __all__ = ["decomposition_table"]

@@ -114,6 +114,15 @@ def _index_put(node: fx.Node, importer: Any) -> Any:
     return emit(op.index_put(data, relax.Tuple(spread), new, bool(values["accumulate"])))
 
 
+_REDUCTIONS = {None: "update", "sum": "add", "prod": "mul", "amax": "max", "amin": "min"}
+
+
+def _reduction(name: str | None) -> str:
+    if name not in _REDUCTIONS:
+        raise Unsupported(f"a scatter that reduces by {name!r}")
+    return _REDUCTIONS[name]
+
+
 def _scatter(node: fx.Node, importer: Any) -> Any:
     """Scatter a tensor or a number; the index may be smaller than the source, as in PyTorch."""
     values = arguments(node, importer)
@@ -127,7 +136,10 @@ def _scatter(node: fx.Node, importer: Any) -> Any:
             source = emit(op.strided_slice(source, cut, [0] * len(cut), [dims[a] for a in cut]))
     else:
         source = emit(op.broadcast_to(constant(values["value"], dtype_of(node)), dims))
-    return emit(op.scatter_elements(data, index, source, axis=axis))
+    reduction = "add" if "scatter_add" in str(node.target) else _reduction(values.get("reduce"))
+    if not values.get("include_self", True):
+        raise Unsupported("a reducing scatter that leaves the old values out")
+    return emit(op.scatter_elements(data, index, source, axis=axis, reduction=reduction))
 
 
 _MODES = ("bilinear", "nearest", "bicubic")
@@ -156,6 +168,8 @@ CONVERTERS: dict[str, Converter] = {
     "index_select.default": _index_select,
     "index_put.default": _index_put,
     "scatter.src": _scatter,
+    "scatter_add.default": _scatter,
+    "scatter_reduce.two": _scatter,
     "scatter.value": _scatter,
     "grid_sampler_2d.default": _grid_sample,
 }

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import fx
 
 from compiler.frontend.converters.base import (
@@ -23,6 +24,7 @@ from compiler.frontend.converters.base import (
     static_shape_of,
     value_of,
 )
+from compiler.frontend.converters.linear import matmul
 from schedules.tvm_adapter import relax, te
 
 op = relax.op
@@ -113,12 +115,47 @@ def _weighted_points(x: Any, places: Any, weights: Any, axis: int) -> Any:
 _NEAREST = _resize("nearest_neighbor", "asymmetric", "floor")
 _LINEAR = _resize("linear", "half_pixel")
 
+
+def _smoothed(operator: Any) -> Converter:
+    """Interpolation with antialiasing as one product with a matrix along each axis.
+
+    The matrix is what PyTorch makes of the identity. TVM's importer would leave the
+    antialiasing out in silence.
+    """
+
+    def convert(node: fx.Node, importer: Any) -> Any:
+        values = arguments(node, importer)
+        x = values["input" if "input" in values else "self"]
+        height, width = static_shape_of(x, "interpolation")[2:]
+        size = [int(extent) for extent in value_of(node).shape[2:]]
+        corners, dtype = bool(values["align_corners"]), dtype_of(node)
+        factors = values.get("scale_factors") or (values.get("scales_h"), values.get("scales_w"))
+        rows = _response(operator, height, size[0], corners, factors[0])
+        columns = _response(operator, width, size[1], corners, factors[1])
+        along = array_constant(columns.T.astype(dtype))
+        x = matmul(x, along, dtype, importer)
+        return matmul(array_constant(rows.astype(dtype)), x, dtype, importer)
+
+    return convert
+
+
+def _response(
+    operator: Any, extent: int, target: int, corners: bool, factor: float | None
+) -> npt.NDArray[Any]:
+    """``float64[target, extent]``: the weight of every point in every new one."""
+    identity = torch.eye(extent, dtype=torch.float64)[None, None]
+    moved = operator(identity, [target, extent], corners, factor, None)
+    return np.asarray(moved[0, 0].numpy())
+
+
 CONVERTERS: dict[str, Converter] = {
     "upsample_nearest1d.vec": _NEAREST,
     "upsample_nearest2d.vec": _NEAREST,
     "upsample_linear1d.vec": _LINEAR,
     "upsample_bilinear2d.vec": _LINEAR,
     "upsample_bicubic2d.vec": _bicubic,
+    "_upsample_bilinear2d_aa.default": _smoothed(torch.ops.aten._upsample_bilinear2d_aa.default),
+    "_upsample_bicubic2d_aa.default": _smoothed(torch.ops.aten._upsample_bicubic2d_aa.default),
 }
 
 __all__ = ["CONVERTERS"]

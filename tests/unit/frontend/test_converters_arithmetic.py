@@ -147,6 +147,11 @@ def test_activations(check: Any) -> None:
             "sign": torch.sign(x),
             "lerp": torch.lerp(x, x * 2, 0.3),
             "addcmul": torch.addcmul(x, x, x, value=0.5),
+            "exp2": torch.exp2(x),
+            "erfc": torch.erfc(x),
+            "hypot": torch.hypot(x, x + 1),
+            "copysign": torch.copysign(x.abs() + 1, x),
+            "cdist": torch.cdist(x, x + 1),
             "nan_to_num": torch.nan_to_num(x / (x.abs() > 2)),
         }
 

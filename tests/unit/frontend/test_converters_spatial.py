@@ -30,6 +30,8 @@ def test_interpolation(check: Any, rng: torch.Generator) -> None:
             "bicubic_factor": f.interpolate(x, scale_factor=1.7, mode="bicubic"),
             "sampled": f.grid_sample(x, points, align_corners=False),
             "sampled_nearest": f.grid_sample(x, points, "nearest", "border", align_corners=True),
+            "smoothed": f.interpolate(x, size=(2, 3), mode="bilinear", antialias=True),
+            "smoothed_cubic": f.interpolate(x, scale_factor=0.6, mode="bicubic", antialias=True),
             "nearest1d": f.interpolate(x[0], size=7),
             "linear1d": f.interpolate(x[0], size=9, mode="linear"),
         }
@@ -115,6 +117,8 @@ def test_indexing(check: Any, rng: torch.Generator) -> None:
             "one_hot": f.one_hot(i, 4),
             "scatter": x.scatter(1, (x[:, :1] > 0).long(), x * 2),
             "scatter_value": x.scatter(2, (x > 0).long(), 7.0),
+            "scatter_add": x.scatter_add(0, (x > 0).long(), x),
+            "scatter_max": x.scatter_reduce(0, (x > 0).long(), x, "amax"),
             "put": torch.index_put(x, (i, j), torch.ones(3)),
             "put_middle": z,
             "put_add": torch.index_put(x, (i - 2,), x, accumulate=True),
