@@ -15,7 +15,7 @@ import numpy as np
 
 from compiler.lower.graph import FunctionView, dtype_of, is_constant, operator_name, shape_of
 from compiler.lower.parameters import ParameterTable, value_of
-from schedules.cpu.compute import packed, rows, window
+from schedules.cpu.compute import activations, packed, rows, window
 from schedules.cpu.compute.activations import ACTIVATIONS
 from schedules.cpu.compute.packed import ConvGeometry
 from schedules.cpu.tiling import RegisterTile, choose_register_tile
@@ -92,6 +92,7 @@ class KernelLegalizer:
             "max": self.reduce,
             "min": self.reduce,
             **dict.fromkeys(ACTIVATIONS, self.activation),
+            "clip": self.clip,
             "nn.pad": self.pad,
         }
 
@@ -507,6 +508,20 @@ class KernelLegalizer:
 
     # Elementwise
 
+    def clip(self, bb: Any, call: Any, original: Any) -> Any:
+        """Clipping between two numbers, for float32."""
+        data, *limits = call.args
+        numbers = [_number(limit) for limit in limits]
+        if dtype_of(data) != "float32" or len(numbers) != 2 or any(n is None for n in numbers):
+            return call
+        low, high = numbers
+        return bb.call_te(
+            lambda x: activations.clip(x, low, high),
+            data,
+            primfunc_name_hint="clip",
+            primfunc_attrs={"op_pattern": ELEMENTWISE},
+        )
+
     def activation(self, bb: Any, call: Any, original: Any) -> Any:
         """Activations by approximations that vectorize, for float32."""
         if dtype_of(call.args[0]) != "float32":
@@ -518,6 +533,16 @@ class KernelLegalizer:
             primfunc_name_hint=name.removeprefix("nn."),
             primfunc_attrs={"op_pattern": ELEMENTWISE},
         )
+
+
+def _number(expr: Any) -> float | None:
+    """The number in a scalar expression, None if it is not known."""
+    value = expr
+    while not isinstance(value, (int, float)):
+        value = getattr(value, "value", None)
+        if value is None:
+            return None
+    return float(value)
 
 
 def _pair(values: Any) -> tuple[int, int]:

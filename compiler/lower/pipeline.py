@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from compiler.errors import ModelError
 from compiler.lower.channels_last import channels_last
 from compiler.lower.describe_kernels import describe_kernels, planned_activation_bytes
 from compiler.lower.fold_batch_norm import fold_batch_norm
@@ -17,6 +18,9 @@ from schedules.cpu.default import schedule_module
 from schedules.tvm_adapter import IRModule, relax
 from schedules.tvm_adapter import target as tvm_target
 from targets.spec import TargetSpec
+
+#: Floating-point dtypes that import, but that TVM's definitions or ours do not compute in.
+UNSUPPORTED_DTYPES = frozenset({"bfloat16", "float64"})
 
 Pass = Callable[[IRModule], IRModule]
 #: Called after each pass with its number, its name and the module that it gave.
@@ -108,6 +112,25 @@ def pipeline(state: Lowering) -> list[Step]:
     ]
 
 
+def check_dtypes(imported: Imported, target: TargetSpec) -> None:
+    """Refuse models in floating-point dtypes that no kernel of this release computes in.
+
+    Raises:
+        ModelError: Names the dtype and the first tensor of it.
+    """
+    tensors = [(spec.name, spec.dtype) for spec in imported.inputs]
+    tensors += [(name, str(value.dtype)) for name, value in imported.parameters.items()]
+    for name, dtype in tensors:
+        if dtype in UNSUPPORTED_DTYPES:
+            raise ModelError(
+                f"the model computes in {dtype}, which has no kernels in this release",
+                stage="lower",
+                target=target.name,
+                where=name,
+                hint="compile it in float32: compile(model.float(), ...)",
+            )
+
+
 def lower(
     imported: Imported, target: TargetSpec, log: StageLog, *, observe: Observer | None = None
 ) -> Lowered:
@@ -118,7 +141,11 @@ def lower(
         target: What to compile for.
         log: Receives one record a pass.
         observe: Called after each pass, to dump or to check the module.
+
+    Raises:
+        ModelError: The model holds a dtype that there are no kernels for.
     """
+    check_dtypes(imported, target)
     state = Lowering(imported, target)
     module = imported.module
     with tvm_target.Target(target.tvm_dict()):

@@ -13,7 +13,7 @@ from compiler.build import build
 from compiler.frontend import import_model
 from compiler.lower import lower
 from compiler.runtime import Executor
-from compiler.stages import KernelInfo, StageLog
+from compiler.stages import KernelInfo, Lowered, StageLog
 from targets import TargetSpec
 
 #: Largest error, relative to the largest magnitude of the reference.
@@ -54,15 +54,10 @@ def check(
     allow_fallback: bool = False,
 ) -> tuple[KernelInfo, ...]:
     """Compile and run, compare with PyTorch, and return the kernels."""
-    log = StageLog()
-    imported = import_model(module, inputs, log=log)
-    lowered = lower(imported, spec, log)
-    built = build(lowered, spec, log, workdir)
-    executor = Executor(built.library, built.inputs, built.outputs, built.parameters)
-    result = executor.run(*inputs)
+    lowered, executor = _compile(module, inputs, spec, workdir)
     with torch.no_grad():
         expected = module(*inputs)
-    for have, want in zip(_list(result), _list(expected), strict=True):
+    for have, want in zip(_list(executor.run(*inputs)), _list(expected), strict=True):
         assert have.shape == want.shape
         scale = max(float(want.abs().max()), 1e-6)
         error = float((have.double() - want.double()).abs().max()) / scale
@@ -71,6 +66,22 @@ def check(
     fallbacks = [k.name for k in lowered.kernels if k.fallback]
     assert allow_fallback or not fallbacks, f"met only the fallback: {fallbacks}"
     return lowered.kernels
+
+
+def compile_and_run(
+    module: nn.Module, inputs: tuple[torch.Tensor, ...], spec: TargetSpec, workdir: Path
+) -> list[torch.Tensor]:
+    """The outputs alone, for what cannot be compared by their largest error."""
+    return _list(_compile(module, inputs, spec, workdir)[1].run(*inputs))
+
+
+def _compile(
+    module: nn.Module, inputs: tuple[torch.Tensor, ...], spec: TargetSpec, workdir: Path
+) -> tuple[Lowered, Executor]:
+    log = StageLog()
+    lowered = lower(import_model(module, inputs, log=log), spec, log)
+    built = build(lowered, spec, log, workdir)
+    return lowered, Executor(built.library, built.inputs, built.outputs, built.parameters)
 
 
 def _list(value: Any) -> list[torch.Tensor]:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from targets import TargetSpec, get_target, missing_features
-from tests.conformance.cases import Function, check, seeded
+from tests.conformance.cases import Function, check, compile_and_run, seeded
 
 EXAMPLES = settings(
     max_examples=8,
@@ -185,6 +185,14 @@ class KernelSuite:
     def test_activations(self, activation):
         wide = torch.cat([torch.linspace(-20, 20, 1003), torch.tensor([0.0, -0.0, 1e-6, 80.0])])
         self.run(nn.Sequential(activation), wide.reshape(1, -1))
+
+    @pytest.mark.parametrize("activation", [nn.ReLU(), nn.ReLU6(), nn.Sigmoid(), nn.SiLU()])
+    def test_activations_keep_nan(self, activation):
+        x = torch.linspace(-8, 8, 40).reshape(1, -1)
+        x[0, 3] = torch.nan
+        with tempfile.TemporaryDirectory() as folder:
+            result = compile_and_run(nn.Sequential(activation), (x,), self.spec, Path(folder))
+        assert torch.isnan(result[0]).nonzero().tolist() == [[0, 3]]
 
     @pytest.mark.parametrize("axis", [0, 1, 2, 3])
     def test_softmax_over_any_axis(self, axis):

@@ -20,7 +20,14 @@ def _map(tensor: Any, function: Callable[[Any], Any], name: str) -> Any:
 
 def relu(x: Any) -> Any:
     """``max(x, 0)``."""
-    return _map(x, lambda v: tirx.max(v, tirx.const(0.0, x.dtype)), "T_relu")
+    zero = tirx.const(0.0, x.dtype)
+    return _map(x, lambda v: tirx.max(zero, v), "T_relu")  # in this order NaN stays NaN
+
+
+def clip(x: Any, low: float, high: float) -> Any:
+    """``min(max(x, low), high)``; NaN stays NaN."""
+    below, above = tirx.const(low, x.dtype), tirx.const(high, x.dtype)
+    return _map(x, lambda v: tirx.max(below, tirx.min(above, v)), "T_clip")
 
 
 def sigmoid(x: Any) -> Any:
