@@ -19,7 +19,7 @@ from targets import TargetSpec, get_target, missing_features
 from tests.conformance.cases import Function, check, compile_and_run, seeded
 
 EXAMPLES = settings(
-    max_examples=8,
+    max_examples=5,
     deadline=None,
     derandomize=True,
     phases=[Phase.explicit, Phase.generate],  # a compile a step makes shrinking too slow
