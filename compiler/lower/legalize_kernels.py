@@ -511,8 +511,8 @@ class KernelLegalizer:
     def clip(self, bb: Any, call: Any, original: Any) -> Any:
         """Clipping between two numbers, for float32."""
         data, *limits = call.args
-        numbers = [_number(limit) for limit in limits]
-        if dtype_of(data) != "float32" or len(numbers) != 2 or any(n is None for n in numbers):
+        numbers = [n for n in map(_number, limits) if n is not None]
+        if dtype_of(data) != "float32" or len(numbers) != 2:
             return call
         low, high = numbers
         return bb.call_te(

@@ -28,7 +28,7 @@ def test_inputs_and_parameters_are_named(dtype):
 
 def test_a_double_parameter_is_named():
     parameters = {"head.weight": np.zeros(2, "float64")}
-    with pytest.raises(ModelError, match="head.weight"):
+    with pytest.raises(ModelError, match=r"head\.weight"):
         check_dtypes(imported("float32", parameters), SPEC)
 
 
