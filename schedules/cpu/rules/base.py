@@ -182,7 +182,7 @@ def parallelize(sch: Schedule, loops: list[Any]) -> None:
             return
 
 
-def pad_rows(sch: Schedule, block: Any, loops: list[Any], lanes: int) -> None:
+def pad_rows(sch: Schedule, loops: list[Any], lanes: int) -> None:
     """Vectorize a padding stage over channels, given its loops ``(..., w, c)``."""
     channels = extent(sch, loops[-1])
     if channels is not None and channels % lanes == 0:
@@ -191,7 +191,6 @@ def pad_rows(sch: Schedule, block: Any, loops: list[Any], lanes: int) -> None:
         sch.unroll(loops[-1])
     else:
         vectorize_inner(sch, loops[-1], lanes)
-    del block
 
 
 def output_dtype(sch: Schedule, block: Any) -> str:

@@ -80,11 +80,11 @@ class RegisterTiled:
             else:
                 stage_loops = sch.get_loops(stage)
                 parallelize(sch, stage_loops[:2])
-                pad_rows(sch, stage, stage_loops, lanes)
+                pad_rows(sch, stage_loops, lanes)
         for consumer in consumers:
             sch.reverse_compute_at(consumer, tiles[-1])
             *tile_rows, tile_columns = sch.get_loops(consumer)[len(tiles) :]
-            _store_tile(sch, consumer, tile_rows, tile_columns, lanes)
+            _store_tile(sch, tile_rows, tile_columns, lanes)
         if any(_is_cut(sch, consumer, vectors * lanes) for consumer in consumers):
             sch.annotate(co, "pragma_loop_partition_hint", 1)
         parallelize(sch, tiles)
@@ -97,7 +97,7 @@ class RegisterTiled:
         )
 
 
-def _store_tile(sch: Schedule, block: Any, rows: list[Any], columns: Any, lanes: int) -> None:
+def _store_tile(sch: Schedule, rows: list[Any], columns: Any, lanes: int) -> None:
     """Vectorize and unroll the epilogue on one tile."""
     size = extent(sch, columns)
     if size is None:
@@ -111,7 +111,6 @@ def _store_tile(sch: Schedule, block: Any, rows: list[Any], columns: Any, lanes:
     if prod(extent(sch, loop) or 64 for loop in rows) <= 32:
         for loop in rows:
             sch.unroll(loop)
-    del block
 
 
 def _is_cut(sch: Schedule, block: Any, width: int) -> bool:

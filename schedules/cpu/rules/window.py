@@ -73,7 +73,7 @@ class ChannelWindow:
             sch.annotate(co, "pragma_loop_partition_hint", 1)
         for pad in pads:
             sch.compute_at(pad, ho)
-            pad_rows(sch, pad, sch.get_loops(pad), lanes)
+            pad_rows(sch, sch.get_loops(pad), lanes)
         parallelize(sch, [n, ho])
         sch.vectorize(ci)
         sch.unroll(cv)
