@@ -87,6 +87,13 @@ class KernelInfo:
         dtype: Dtype that its arithmetic runs in.
         sources: Module paths of the model that it came from, as far as known.
         why: Why it met only the fallback, or a remark on the schedule.
+        source: Where its schedule comes from: ``record`` (a tuning record), ``default`` (the
+            analytic choice for a kernel that could be tuned), ``rule`` (nothing to tune) or
+            ``fallback``.
+        tier: How well the record fits: ``same CPU`` or ``same features``; empty without one.
+        record: ID of the tuning record; empty without one.
+        choice: The decisions it was built with, None where there is nothing to decide.
+        miss: Why no record serves a kernel that could be tuned.
     """
 
     name: str
@@ -100,6 +107,11 @@ class KernelInfo:
     dtype: str
     sources: tuple[str, ...] = ()
     why: str = ""
+    source: str = "rule"
+    tier: str = ""
+    record: str = ""
+    choice: Mapping[str, Any] | None = None
+    miss: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,145 @@
+"""What a kernel computes, in our own words: the identity of tuning tasks and records.
+
+TVM's structural hash of a function changes between its releases; this description does not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any, TypeAlias
+
+#: An extent, or the name of a symbolic one.
+Extent: TypeAlias = int | str
+#: A JSON value.
+Json: TypeAlias = Any
+
+
+@dataclass(frozen=True)
+class Workload:
+    """An operator on given shapes, and what is fused behind it.
+
+    Attributes:
+        operator: ``conv2d``, ``depthwise_conv2d``, ``dense``, ``batch_matmul`` or ``pool2d``.
+        data: Shape of the activations: ``NHWC``, or ``[..., m, k]`` for products.
+        weight: Shape of the other operand: ``OIHW`` for convolutions, ``[k, n]`` for ``dense``,
+            ``[..., k, n]`` or, if transposed, ``[..., n, k]`` for ``batch_matmul``; empty for
+            pooling.
+        output: Shape of the operator's own output, before the epilogue.
+        dtypes: Of ``data``, ``weight`` and the ``accumulator``, in this order.
+        layout: Layout of the activations: ``NHWC`` or ``row-major``.
+        attributes: What else decides the result, by name: ``strides``, ``padding`` (top, left,
+            bottom, right), ``dilation``, ``groups``, ``transpose_rhs``, ...
+        epilogue: Names of the operators fused behind it, in order.
+    """
+
+    operator: str
+    data: tuple[Extent, ...]
+    weight: tuple[Extent, ...]
+    output: tuple[Extent, ...]
+    dtypes: tuple[str, str, str]
+    layout: str
+    attributes: Mapping[str, Json] = field(default_factory=dict)
+    epilogue: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        plain = json.loads(json.dumps(dict(self.attributes)))
+        object.__setattr__(self, "attributes", MappingProxyType(plain))
+
+    def __hash__(self) -> int:
+        return hash(self.canonical())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Workload.from_json, (self.to_json(),)
+
+    @property
+    def is_static(self) -> bool:
+        """Whether every extent is known."""
+        return all(isinstance(v, int) for v in (*self.data, *self.weight, *self.output))
+
+    def with_epilogue(self, epilogue: tuple[str, ...]) -> Workload:
+        """The same operator with other operators behind it."""
+        return replace(self, epilogue=epilogue)
+
+    def to_json(self) -> dict[str, Json]:
+        """The description as a JSON object."""
+        return {
+            "operator": self.operator,
+            "data": list(self.data),
+            "weight": list(self.weight),
+            "output": list(self.output),
+            "dtypes": list(self.dtypes),
+            "layout": self.layout,
+            "attributes": dict(self.attributes),
+            "epilogue": list(self.epilogue),
+        }
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Json]) -> Workload:
+        """The description in a JSON object that `to_json` made.
+
+        Raises:
+            ValueError: A field is missing, unknown or of another type.
+        """
+        fields = {"operator", "data", "weight", "output", "dtypes", "layout", "attributes",
+                  "epilogue"}  # fmt: skip
+        if set(document) != fields:
+            wrong = ", ".join(sorted(set(document) ^ fields))
+            raise ValueError(f"a workload with missing or unknown fields: {wrong}")
+        shapes = {}
+        for name in ("data", "weight", "output"):
+            extents = document[name]
+            if not isinstance(extents, list) or not all(_is_extent(v) for v in extents):
+                raise ValueError(f"a workload whose {name} is no list of extents: {extents!r}")
+            shapes[name] = tuple(extents)
+        dtypes, epilogue = document["dtypes"], document["epilogue"]
+        if not _are_strings(dtypes) or len(dtypes) != 3:
+            raise ValueError(f"a workload whose dtypes are no three names: {dtypes!r}")
+        if not _are_strings(epilogue):
+            raise ValueError(f"a workload whose epilogue is no list of names: {epilogue!r}")
+        if not _are_strings([document["operator"], document["layout"]]):
+            raise ValueError("a workload whose operator or layout is no name")
+        if not isinstance(document["attributes"], dict):
+            raise ValueError("a workload whose attributes are no object")
+        return cls(
+            operator=document["operator"],
+            **shapes,
+            dtypes=(dtypes[0], dtypes[1], dtypes[2]),
+            layout=document["layout"],
+            attributes=document["attributes"],
+            epilogue=tuple(epilogue),
+        )
+
+    def canonical(self) -> str:
+        """The description as canonical JSON: sorted keys, no spaces."""
+        return json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
+
+    @property
+    def key(self) -> str:
+        """SHA-256 of the canonical JSON, in hexadecimal."""
+        return hashlib.sha256(self.canonical().encode()).hexdigest()
+
+    def __str__(self) -> str:
+        def shape(extents: tuple[Extent, ...]) -> str:
+            return "x".join(map(str, extents))
+
+        text = f"{self.operator} {shape(self.data)} {self.dtypes[0]}"
+        if self.weight:
+            text += f" by {shape(self.weight)}"
+        strides = self.attributes.get("strides")
+        if strides and any(v != 1 for v in strides):
+            text += f" stride {shape(tuple(strides))}"
+        return text + "".join(f" + {name}" for name in self.epilogue)
+
+
+def _is_extent(value: Any) -> bool:
+    if isinstance(value, bool):
+        return False
+    return (isinstance(value, int) and value > 0) or (isinstance(value, str) and value != "")
+
+
+def _are_strings(values: Any) -> bool:
+    return isinstance(values, list) and all(isinstance(v, str) for v in values)
