@@ -1,0 +1,1 @@
+"""Searches for faster kernels and keeps what it finds as records."""

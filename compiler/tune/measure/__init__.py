@@ -1,0 +1,1 @@
+"""Builds candidates, compares their outputs with the reference's and times them."""

@@ -1,0 +1,1 @@
+"""How MetaSchedule searches spaces of choices: generator, mutator, postprocessor, cost model."""
