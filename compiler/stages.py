@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     Array = npt.NDArray[Any]
     Arrays = Mapping[str, npt.NDArray[np.generic]]
 
-STAGES = ("frontend", "lower", "build", "package", "report")
+STAGES = ("frontend", "lower", "tune", "build", "package", "report")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +94,7 @@ class KernelInfo:
         record: ID of the tuning record; empty without one.
         choice: The decisions it was built with, None where there is nothing to decide.
         miss: Why no record serves a kernel that could be tuned.
+        calls: How often one inference calls it.
     """
 
     name: str
@@ -112,6 +113,7 @@ class KernelInfo:
     record: str = ""
     choice: Mapping[str, Any] | None = None
     miss: str = ""
+    calls: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ import click
 from compiler.cli.inputs import GivenInputs, check_output, read_inputs, write_outputs
 from compiler.cli.output import Session, with_common_options
 from compiler.cli.tables import (
+    coverage_document,
     inspect_tables,
     kernels_table,
     outputs_table,
@@ -335,6 +336,7 @@ def inspect_(session: Session, bundle: Path, kernels: bool) -> None:
                 for name, member in contents.members.items()
             },
             "parameters": encode(contents.manifest.parameters),
+            "coverage": coverage_document(contents.manifest.kernels),
             "runs_here": problem is None,
             "why_not": problem,
         }

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compiler.cli.output import size_text
 from compiler.codec import encode
-from compiler.stages import TensorSpec
+from compiler.coverage import SHORT_ID, choice_text, flops, group, misses, tuned_share
+from compiler.stages import KernelInfo, TensorSpec
 
 if TYPE_CHECKING:
     from compiler.package import Bundle, Contents, Verification
@@ -110,6 +112,7 @@ def inspect_tables(contents: Contents, problem: str | None) -> list[Any]:
     ]
     for row in rows:
         facts.add_row(*row)
+    coverage = coverage_table(manifest.kernels)
     members = _table("Members", "member", ">bytes", ">packed", "SHA-256")
     for name, member in contents.members.items():
         members.add_row(
@@ -124,7 +127,7 @@ def inspect_tables(contents: Contents, problem: str | None) -> list[Any]:
         totals[stage.stage] = totals.get(stage.stage, 0.0) + stage.milliseconds
     for name, milliseconds in totals.items():
         stages.add_row(name, f"{milliseconds:,.0f}")
-    return [facts, members, stages]
+    return [facts, coverage, members, stages]
 
 
 def _bytes_of(specs: tuple[TensorSpec, ...]) -> int:
@@ -135,17 +138,63 @@ def _bytes_of(specs: tuple[TensorSpec, ...]) -> int:
     return sum(prod(int(d) for d in spec.shape) * DTYPE_BYTES[spec.dtype] for spec in specs)
 
 
+def coverage_document(kernels: Sequence[KernelInfo]) -> dict[str, Any]:
+    """What share of the work runs on tuning records, defaults, rules and fallbacks, for JSON."""
+    total = math.fsum(map(flops, kernels))
+    share = tuned_share(kernels)
+    return {
+        "tuned_flops_share": share,
+        "label": "estimated",
+        "sources": [
+            {
+                "source": part.source,
+                "tier": part.tier,
+                "kernels": len(part.members),
+                "flops_share": math.fsum(flops(kernels[i]) for i in part.members) / total
+                if total
+                else 0.0,
+            }
+            for part in group(map(_origin, kernels))
+        ],
+        "misses": [
+            {"kernel": kernel.name, "operators": list(kernel.operators), "why": kernel.miss}
+            for kernel in misses(kernels)
+        ],
+    }
+
+
+def coverage_table(kernels: Sequence[KernelInfo]) -> Any:
+    """Where the schedules come from, with shares of FLOPs."""
+    table = _table(
+        "Where the schedules come from", "source", ">kernels", ">FLOPs of an inference (estimated)"
+    )
+    document = coverage_document(kernels)
+    for part, row in zip(group(map(_origin, kernels)), document["sources"], strict=True):
+        table.add_row(str(part), str(row["kernels"]), f"{row['flops_share']:.1%}")
+    return table
+
+
+def _origin(kernel: KernelInfo) -> tuple[str, str]:
+    return ("fallback" if kernel.fallback else kernel.source, kernel.tier)
+
+
 def kernels_table(contents: Contents) -> Any:
     """Every kernel of a bundle."""
-    table = _table("Kernels", "kernel", "kind", "rule", ">MFLOP", "operators", "remark")
+    table = _table(
+        "Kernels", "kernel", "kind", "rule", ">calls", ">MFLOP", "operators", "from", "remark"
+    )
     for kernel in contents.manifest.kernels:
+        record = kernel.record[:SHORT_ID] + (f", {kernel.tier}" if kernel.tier else "")
+        remarks = (kernel.why, record, kernel.miss, choice_text(kernel.choice))
         table.add_row(
             kernel.name,
             kernel.kind,
-            f"{kernel.rule} (fallback)" if kernel.fallback else kernel.rule,
+            kernel.rule,
+            str(kernel.calls),
             f"{kernel.flops / 1e6:,.2f}",
             ", ".join(kernel.operators),
-            kernel.why,
+            _origin(kernel)[0],
+            "; ".join(remark for remark in remarks if remark),
         )
     return table
 
@@ -190,6 +239,8 @@ def target_table(spec: TargetSpec) -> Any:
 
 
 __all__ = [
+    "coverage_document",
+    "coverage_table",
     "inspect_tables",
     "kernels_table",
     "outputs_table",

@@ -20,7 +20,8 @@ from compiler.stages import KernelInfo, StageRecord, TensorSpec
 from targets.spec import TargetSpec
 
 FORMAT = "tilewright-bundle"
-SCHEMA = 1
+#: 2: kernels say where their schedules come from.
+SCHEMA = 2
 
 MANIFEST = "manifest.json"
 LIBRARY = "module.so"
@@ -153,6 +154,8 @@ def load_manifest(data: bytes, where: str) -> tuple[Manifest, dict[str, Member]]
         )
     if data != _canonical(document) or document.get("sha256") != _seal(document):
         raise BundleError("the manifest was changed after it was written", where=at, hint=_DAMAGED)
+    if schema < 2:
+        _without_sources(document)
     try:
         whole = decode(_Document, document)
         _check_consistency(whole)
@@ -162,6 +165,15 @@ def load_manifest(data: bytes, where: str) -> tuple[Manifest, dict[str, Member]]
 
 
 _DAMAGED = "copy the bundle again from where it came from, or compile the model again"
+
+
+def _without_sources(document: dict[str, Any]) -> None:
+    """Make kernels of schema 1 say that the source of their schedules is not known."""
+    manifest = document.get("manifest")
+    kernels = manifest.get("kernels") if isinstance(manifest, dict) else None
+    for kernel in kernels if isinstance(kernels, list) else ():
+        if isinstance(kernel, dict):
+            kernel.setdefault("source", "fallback" if kernel.get("fallback") else "unknown")
 
 
 def _parse(data: bytes, at: str) -> dict[str, Any]:

@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import TYPE_CHECKING
 
+from compiler.coverage import group
 from compiler.stages import KernelInfo, StageRecord
 
 from .model import (
     Accuracy,
     CompileStep,
+    CoverageRow,
     Environment,
     Figure,
     KernelRow,
@@ -87,6 +89,7 @@ def assemble(
         gap=Figure.measured(gap, "ms"),
         gap_share=_share(gap, whole),
         kinds=_kind_rows(rows, whole),
+        coverage=_coverage(rows, interruptions + gap, whole),
         fallback_share=_share(sum(r.time.value for r in rows if r.fallback), whole),
         roof=Roof(
             gflops={
@@ -154,6 +157,11 @@ def _unknown_row(name: str, times: Sequence[float], whole: float) -> KernelRow:
         gflops=None,
         roofline=None,
         bound="",
+        source="unknown",
+        tier="",
+        record="",
+        choice=None,
+        miss="",
     )
 
 
@@ -181,6 +189,11 @@ def _kernel_row(
         gflops=Figure.estimated(flops / time / 1e6, "GFLOPS") if flops and time > 0 else None,
         roofline=Figure.estimated(1e5 * least_s / time, "%") if least_s and time > 0 else None,
         bound=bound,
+        source="fallback" if info.fallback else info.source,
+        tier=info.tier,
+        record=info.record,
+        choice=info.choice,
+        miss=info.miss,
     )
 
 
@@ -218,6 +231,30 @@ def _kind_rows(rows: Sequence[KernelRow], whole: float) -> tuple[KindRow, ...]:
             )
         )
     return tuple(sorted(kinds, key=lambda kind: -kind.time.value))
+
+
+def _coverage(
+    rows: Sequence[KernelRow], overhead_ms: float, whole: float
+) -> tuple[CoverageRow, ...]:
+    """Shares by the source of the schedules; what no kernel takes is a row, too."""
+    flops = [row.flops.value if row.flops is not None else 0.0 for row in rows]
+    total = math.fsum(flops)
+    found = [
+        CoverageRow(
+            part.source,
+            part.tier,
+            len(part.members),
+            Figure.estimated(
+                100 * math.fsum(flops[i] for i in part.members) / total if total else 0.0, "%"
+            ),
+            _share(math.fsum(rows[i].time.value for i in part.members), whole),
+        )
+        for part in group((row.source, row.tier) for row in rows)
+    ]
+    overhead = CoverageRow(
+        "overhead", "", 0, Figure.estimated(0.0, "%"), _share(overhead_ms, whole)
+    )
+    return (*found, overhead)
 
 
 def _memory(profile: Profile, planned: int, process_rss: Figure) -> Memory:

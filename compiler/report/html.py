@@ -13,6 +13,7 @@ from pathlib import Path
 from string import Template
 from typing import BinaryIO
 
+from compiler.coverage import SHORT_ID, choice_text
 from compiler.package.atomic import write_file
 
 from . import units
@@ -74,6 +75,7 @@ def html_page(report: ReportData) -> str:
         warning=_warning(report),
         plots=sections,
         kernels=_kernel_table(report),
+        coverage=_coverage_card(report),
         compile_table=_compile_table(report),
         environment=_definition_list(_environment_rows(report)),
         summary=_summary_table(report),
@@ -99,6 +101,8 @@ def _tiles(report: ReportData) -> str:
     if (rate := report.gflops) is not None:
         flops = units.scaled(report.total_flops.value, "FLOP")
         tiles.append(_tile("Arithmetic rate", f"{rate.value:.1f}", "GFLOPS", flops, rate))
+    if report.tunable:
+        tiles.append(_tuned_tile(report))
     share = report.fallback_share
     fallbacks = len(report.fallbacks)
     tiles.append(
@@ -132,6 +136,18 @@ def _tiles(report: ReportData) -> str:
                   f"longest: {slowest.name}, {slowest.time.value / 1e3:.1f} s", total)
         )  # fmt: skip
     return "\n".join(tiles)
+
+
+def _tuned_tile(report: ReportData) -> str:
+    found = [row for row in report.coverage if row.source == "record"]
+    share = Figure.measured(sum(row.share.value for row in found), "%")
+    kernels = sum(row.kernels for row in found)
+    flops = Figure.estimated(sum(row.flops_share.value for row in found), "%")
+    return _tile(
+        "On tuned records", f"{share.value:.1f}", "% of time",
+        f"{kernels} of {len(report.tunable)} kernels that can be tuned · "
+        f"{units.percent(flops)} of FLOPs ({flops.label})", share,
+    )  # fmt: skip
 
 
 def _tile(title: str, value: str, unit: str, detail: str, figure: Figure) -> str:
@@ -219,7 +235,16 @@ def _kernel_row(row: KernelRow, colour: str, largest_share: float) -> str:
         detail.append("from " + ", ".join(row.sources[:4]) + (" …" if len(row.sources) > 4 else ""))
     if row.why:
         detail.append(row.why)
+    if row.choice is not None:
+        detail.append("choice: " + choice_text(row.choice))
+    if row.record:
+        detail.append(f"record {row.record[:SHORT_ID]}, {row.tier}")
+    if row.miss:
+        detail.append("no record: " + row.miss)
     mark = ' <span class="chip fallback">fallback</span>' if row.fallback else ""
+    if row.source in ("record", "default"):
+        mark += f' <span class="chip {"source" if row.record else "fallback"}">'
+        mark += f"{'tuned' if row.source == 'record' else 'default'}</span>"
     width = 100 * row.share.value / largest_share if largest_share > 0 else 0.0
     bar = f'<i class="bar" style="width:{width:.1f}%"></i>'
     return (
@@ -233,6 +258,44 @@ def _kernel_row(row: KernelRow, colour: str, largest_share: float) -> str:
         f"{_figure_cell(row.flops, units.flop)}{_figure_cell(row.bytes_moved, units.size)}"
         f"{_figure_cell(row.gflops, units.number)}{_figure_cell(row.roofline, units.percent)}"
         f"<td>{escape(row.bound)}</td></tr>"
+    )
+
+
+def _coverage_card(report: ReportData) -> str:
+    """Shares by the source of the schedules, and the kernels that have no record, with reasons."""
+    rows = report.coverage
+    flops, share = (
+        " ".join(_chip(label) for label in sorted({figure.label for figure in figures}))
+        for figures in ([r.flops_share for r in rows], [r.share for r in rows])
+    )
+    body = "".join(
+        f"<tr><td>{escape(units.origin(r))}</td>"
+        + (
+            f"{_cell(str(r.kernels))}{_cell(units.percent(r.flops_share))}"
+            if r.source != "overhead"
+            else "<td></td><td></td>"
+        )
+        + f"{_cell(units.percent(r.share))}</tr>"
+        for r in rows
+    )
+    misses = "".join(
+        f"<tr><td>{escape(units.operators(r))}</td>{_cell(units.percent(r.share))}"
+        f"<td>{escape(r.miss)}</td></tr>"
+        for r in report.misses
+    )
+    if misses:
+        misses = (
+            '<h2>Could be tuned, no record</h2><table class="misses"><thead><tr><th>kernel</th>'
+            f'<th class="number">share {share}</th><th>why</th></tr></thead>'
+            f"<tbody>{misses}</tbody></table>"
+        )
+    return (
+        '<section class="card wide"><h2>Where the schedules come from</h2>'
+        '<p class="detail">Tuning records, analytic defaults, fixed rules and the generic '
+        'fallback; each column adds up to 100 %.</p><div class="scroll">'
+        '<table class="coverage"><thead><tr><th>source</th><th class="number">kernels</th>'
+        f'<th class="number">FLOPs {flops}</th><th class="number">time {share}</th>'
+        f"</tr></thead><tbody>{body}</tbody></table>{misses}</div></section>"
     )
 
 
@@ -281,6 +344,9 @@ def _summary_table(report: ReportData) -> str:
     return f"<table><tbody>{rows}</tbody></table>"
 
 
+_MARKS = {"fallback": " (fallback)", "record": " (tuned)", "default": " (default)"}
+
+
 def notebook_html(report: ReportData, *, top: int = 10) -> str:
     """A fragment for Jupyter: no scripts and no style sheet, so that any notebook shows it."""
     summary = "".join(
@@ -290,7 +356,7 @@ def notebook_html(report: ReportData, *, top: int = 10) -> str:
         for name, value, label in summary_rows(report)
     )
     rows = [
-        (units.operators(r) + (" (fallback)" if r.fallback else ""), r.kind, r.time, r.share)
+        (units.operators(r) + _MARKS.get(r.source, ""), r.kind, r.time, r.share)
         for r in report.kernels[:top]
     ]
     if rest := report.kernels[top:]:

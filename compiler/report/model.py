@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Any
 from compiler.codec import DecodeError, decode, encode
 from compiler.errors import BundleError, FileError
 
+from .upgrade import upgrade
+
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 SCHEMA = "tilewright.report"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 #: How a figure was come by. A figure computed from others carries the weakest of their labels.
 LABELS = ("measured", "emulated", "simulated", "estimated")
@@ -123,6 +125,13 @@ class KernelRow:
         roofline: Least time that the target's peaks allow, over `time`, %. None where the
             target gives no peak for the dtype. Above 100 % means the data came from caches.
         bound: ``compute`` or ``memory``, whichever limits it on this target; "" if unknown.
+        source: Where its schedule comes from: ``record`` (a tuning record), ``default`` (the
+            analytic choice for a kernel that could be tuned), ``rule`` (nothing to tune),
+            ``fallback``, or ``unknown``.
+        tier: How well the record fits: ``same CPU`` or ``same features``; empty without one.
+        record: ID of the tuning record; empty without one.
+        choice: The decisions it was built with, None where there is nothing to decide.
+        miss: Why no record serves a kernel that could be tuned; empty otherwise.
     """
 
     name: str
@@ -141,6 +150,11 @@ class KernelRow:
     gflops: Figure | None
     roofline: Figure | None
     bound: str
+    source: str
+    tier: str
+    record: str
+    choice: Mapping[str, Any] | None
+    miss: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +164,25 @@ class KindRow:
     kind: str
     calls: Figure
     time: Figure
+    share: Figure
+
+
+@dataclass(frozen=True, slots=True)
+class CoverageRow:
+    """Kernels whose schedules come from the same place.
+
+    Attributes:
+        source: As `KernelRow.source`, or ``overhead`` for the time that no kernel takes.
+        tier: As `KernelRow.tier`.
+        kernels: How many; 0 for the overhead.
+        flops_share: Of the FLOPs of all kernels, %.
+        share: Of the end-to-end median, %.
+    """
+
+    source: str
+    tier: str
+    kernels: int
+    flops_share: Figure
     share: Figure
 
 
@@ -240,6 +273,8 @@ class ReportData:
             Negative if the kernels took longer one by one than in a whole run.
         gap_share: `gap` as a share of the median, %.
         kinds: Time by kind of operator, most first.
+        coverage: What share of the work runs on tuning records, by tier, on defaults, by
+            rules and on fallbacks; each column of shares adds up to 100 %.
         fallback_share: Share of the median spent in kernels that met only the fallback, %.
         roof: The target's ceilings.
         memory: Activations and process.
@@ -262,6 +297,7 @@ class ReportData:
     gap: Figure
     gap_share: Figure
     kinds: tuple[KindRow, ...]
+    coverage: tuple[CoverageRow, ...]
     fallback_share: Figure
     roof: Roof
     memory: Memory
@@ -274,6 +310,16 @@ class ReportData:
     def fallbacks(self) -> tuple[KernelRow, ...]:
         """Kernels that met only the generic fallback, most time first."""
         return tuple(k for k in self.kernels if k.fallback)
+
+    @property
+    def misses(self) -> tuple[KernelRow, ...]:
+        """Kernels that could be tuned and have no record, most time first."""
+        return tuple(k for k in self.kernels if k.miss)
+
+    @property
+    def tunable(self) -> tuple[KernelRow, ...]:
+        """Kernels with a record, and those that could have one, most time first."""
+        return tuple(k for k in self.kernels if k.miss or k.source in ("record", "default"))
 
     @property
     def adds_up(self) -> bool:
@@ -360,6 +406,8 @@ class ReportData:
                 hint="update tilewright",
             )
         body = {key: value for key, value in data.items() if key not in ("schema", "version")}
+        if version < SCHEMA_VERSION:
+            body = upgrade(body, version)
         try:
             return decode(cls, body, non_finite=True)
         except DecodeError as error:

@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from compiler.coverage import SOURCES
+
 from . import units
 from .model import KernelRow, ReportData
 
@@ -101,6 +103,8 @@ def _hover(row: KernelRow) -> str:
         f"{row.kind}, rule {_escape(row.rule)}" + (" (generic fallback)" if row.fallback else ""),
         f"{row.calls.value:.0f} calls, {time}, {units.percent(row.share)}",
     ]
+    if row.source in ("record", "default"):
+        lines.append(_escape(f"{SOURCES[row.source]}: {units.record(row)}"))
     if row.flops is not None:
         work = f"{units.scaled(row.flops.value, 'FLOP')}, {units.size(row.bytes_moved)}"
         lines.append(f"{work} ({row.flops.label})")

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from compiler.coverage import choice_text
+
 from . import units
 from .model import Figure, KernelRow, ReportData
 
@@ -50,6 +52,9 @@ def renderables(
     yield _kernels(report, top, wide=width >= _WIDE)
     if not report.adds_up:
         yield Text(gap_sentence(report), style="yellow")
+    yield _coverage(report)
+    if report.tunable:
+        yield _tuning(report, top)
     if any(row.fallback for row in report.kernels):
         yield _fallbacks(report)
     yield _kinds(report)
@@ -132,6 +137,7 @@ def summary_rows(report: ReportData) -> list[tuple[str, str, str]]:
     if (rate := report.gflops) is not None:
         flops = units.scaled(report.total_flops.value, "FLOP")
         rows.append(("arithmetic", f"{flops}, {rate.value:.1f} GFLOPS", rate.label))
+    rows += coverage_summary(report)
     rows.append(
         ("in fallback kernels", units.percent(report.fallback_share), report.fallback_share.label)
     )
@@ -159,6 +165,30 @@ def summary_rows(report: ReportData) -> list[tuple[str, str, str]]:
     return rows
 
 
+def coverage_summary(report: ReportData) -> list[tuple[str, str, str]]:
+    """What share runs on tuning records, and how many kernels that could have one have none."""
+    found = [row for row in report.coverage if row.source == "record"]
+    if not found and not report.tunable:
+        return []
+    kernels = sum(row.kernels for row in found)
+    flops = sum(row.flops_share.value for row in found)
+    time = Figure.measured(sum(row.share.value for row in found), "%")
+    of = f"{kernels} of {len(report.tunable)} kernels that can be tuned"
+    rows = [
+        ("on tuned records", f"{units.percent(time)} of time, {of}", time.label),
+        (
+            "on tuned records, arithmetic",
+            f"{units.percent(Figure.estimated(flops, '%'))} of all FLOPs",
+            "estimated",
+        ),
+    ]
+    if report.misses:
+        missed = Figure.measured(sum(row.share.value for row in report.misses), "%")
+        text = f"{units.percent(missed)} of time, {units.kernels(len(report.misses))}"
+        rows.append(("could be tuned, no record", text, missed.label))
+    return rows
+
+
 def _summary(report: ReportData) -> Table:
     table = _table("Summary")
     table.add_column("figure")
@@ -183,7 +213,8 @@ def _kernels(report: ReportData, top: int, wide: bool) -> Table:
     if wide:
         table.add_column("kind", overflow="fold", max_width=16)
     table.add_column("rule", overflow="fold", max_width=14)
-    texts = [""] * (2 if wide else 1)
+    table.add_column("from")
+    texts = [""] * (3 if wide else 2)
     for title, figures in (
         ("calls", [r.calls for r in rows]),
         ("time, ms", [r.time for r in rows]),
@@ -199,6 +230,7 @@ def _kernels(report: ReportData, top: int, wide: bool) -> Table:
             _plain(("! " if row.fallback else "") + units.operators(row)),
             *([_plain(row.kind)] if wide else []),
             _plain(row.rule),
+            row.source,
             *_cells(row),
             style="yellow" if row.fallback else None,
         )
@@ -246,6 +278,51 @@ def _sums(rows: Sequence[KernelRow], whole: float) -> tuple[str, ...]:
         "",
         "",
     )
+
+
+def _coverage(report: ReportData) -> Table:
+    table = _table("Where the schedules come from")
+    table.add_column("source", overflow="fold")
+    table.add_column("kernels", justify="right")
+    rows = report.coverage
+    for title, figures in (
+        ("FLOPs", [r.flops_share for r in rows]),
+        ("time", [r.share for r in rows]),
+    ):
+        table.add_column(_header(title, figures), justify="right", no_wrap=True)
+    for row in rows:
+        is_kernel = row.source != "overhead"
+        table.add_row(
+            units.origin(row),
+            str(row.kernels) if is_kernel else "",
+            units.percent(row.flops_share) if is_kernel else "",
+            units.percent(row.share),
+        )
+    return table
+
+
+def _tuning(report: ReportData, top: int) -> Table:
+    """Kernels that can be tuned: their record or why there is none, and their choice."""
+    rows = report.tunable
+    table = _table("Tuning, most time first (! has no record)")
+    table.add_column("operators", overflow="fold")
+    table.add_column(_header("share", [r.share for r in rows]), justify="right", no_wrap=True)
+    table.add_column("record, or why none; choice", overflow="fold", min_width=16)
+    for row in rows[:top]:
+        lines = [units.record(row) or units.MISSING, choice_text(row.choice)]
+        table.add_row(
+            _plain(("! " if row.miss else "") + units.operators(row)),
+            units.percent(row.share),
+            _plain("\n".join(line for line in lines if line)),
+            style="yellow" if row.miss else None,
+        )
+    if rest := rows[top:]:
+        share = Figure.measured(sum(row.share.value for row in rest), "%")
+        missed = sum(1 for row in rest if row.miss)
+        table.add_row(
+            f"… {len(rest)} more", units.percent(share), f"{missed} without a record", style="dim"
+        )
+    return table
 
 
 def _fallbacks(report: ReportData) -> Table:

@@ -6,7 +6,9 @@ import math
 from collections.abc import Iterable
 from dataclasses import replace
 
-from .model import Figure, KernelRow
+from compiler.coverage import SHORT_ID, SOURCES
+
+from .model import CoverageRow, Figure, KernelRow
 
 MISSING = "–"
 
@@ -75,3 +77,24 @@ def error(value: float) -> str:
 def operators(row: KernelRow) -> str:
     """The operators fused into a kernel: ``conv2d + add + relu``; its name if unknown."""
     return " + ".join(row.operators) if row.operators else row.name
+
+
+def origin(row: CoverageRow) -> str:
+    """Where schedules come from, in words: ``tuned record, same CPU``."""
+    if row.source == "overhead":
+        return "between kernels"
+    words = SOURCES.get(row.source, row.source)
+    return f"{words}, {row.tier}" if row.tier else words
+
+
+def record(row: KernelRow) -> str:
+    """The short ID and the tier of a kernel's record; why there is none, if it could have one."""
+    if row.record:
+        short = row.record[:SHORT_ID]
+        return f"{short} ({row.tier})" if row.tier else short
+    return row.miss
+
+
+def kernels(count: int) -> str:
+    """A number of kernels."""
+    return "1 kernel" if count == 1 else f"{count} kernels"

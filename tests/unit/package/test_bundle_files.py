@@ -17,6 +17,7 @@ import pytest
 
 from compiler.errors import BundleError, FileError
 from compiler.package import Bundle, archive, read_bundle, read_contents
+from compiler.package import manifest as manifest_module
 from compiler.package.archive import write_zip
 from compiler.package.manifest import (
     GOLDEN,
@@ -85,7 +86,7 @@ def test_a_plain_zip_tool_can_read_it(zip_path: Path) -> None:
     with zipfile.ZipFile(zip_path) as plain:
         assert plain.testzip() is None
         manifest = json.loads(plain.read(MANIFEST))
-    assert manifest["schema"] == 1
+    assert manifest["schema"] == 2
     assert manifest["manifest"]["target"]["name"] == "x86/generic-avx2"
 
 
@@ -176,8 +177,30 @@ def test_a_newer_schema(folder_path: Path) -> None:
     document["something_new"] = True
     (folder_path / MANIFEST).write_text(json.dumps(document))
     text = refused(folder_path)
-    assert "schema version 7, this release reads up to 1" in text
+    assert "schema version 7, this release reads up to 2" in text
     assert "update Tilewright" in text
+
+
+def test_an_older_schema_does_not_know_where_schedules_come_from(folder_path: Path) -> None:
+    document = json.loads((folder_path / MANIFEST).read_bytes())
+    document["schema"] = 1
+    for name in ("source", "tier", "record", "choice", "miss", "calls"):
+        del document["manifest"]["kernels"][0][name]
+    document["sha256"] = manifest_module._seal(document)
+    (folder_path / MANIFEST).write_bytes(manifest_module._canonical(document))
+    (kernel,) = read_bundle(folder_path).manifest.kernels
+    assert (kernel.source, kernel.record, kernel.choice, kernel.calls) == ("unknown", "", None, 1)
+
+
+def test_where_schedules_come_from_survives(make: Make, tmp_path: Path) -> None:
+    (kernel,) = make().manifest.kernels
+    choice = {"algorithm": "direct", "tile": [6, 16], "pack": True}
+    tuned = replace(
+        kernel, source="record", tier="same CPU", record="ab" * 32, choice=choice, calls=3
+    )
+    missed = replace(kernel, name="other", source="default", miss="no record for this workload")
+    path = make(kernels=(tuned, missed)).save(tmp_path / "net.tw")
+    assert read_bundle(path).manifest.kernels == (tuned, missed)
 
 
 @pytest.mark.parametrize("schema", [0, -1, True, "1", None, 1.5])

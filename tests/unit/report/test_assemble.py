@@ -115,6 +115,61 @@ def test_fallbacks_and_their_share() -> None:
     assert report.fallback_share.value == pytest.approx(6.25)
 
 
+def test_coverage_by_source() -> None:
+    rows = {(row.source, row.tier): row for row in make_report().coverage}
+    record = rows["record", "same CPU"]
+    assert (record.kernels, record.share.value) == (1, pytest.approx(72.5))
+    assert record.flops_share.value == pytest.approx(100 * 64 / 68)
+    assert rows["default", ""].share.value == pytest.approx(18.75)
+    assert rows["fallback", ""].share.value == pytest.approx(6.25)
+    assert rows["overhead", ""].share.value == pytest.approx(2.5)
+    assert {row.share.label for row in rows.values()} == {"measured"}
+    assert {row.flops_share.label for row in rows.values()} == {"estimated"}
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["record", "default", "rule", "fallback", None]),
+            st.sampled_from(["same CPU", "same features"]),
+            st.floats(0, 1e9),
+            st.floats(0, 1e3),
+        ),
+        max_size=8,
+    ),
+    st.floats(1e-3, 1e4),
+)
+def test_coverage_always_adds_up(
+    given_kernels: list[tuple[str | None, str, float, float]], run_ms: float
+) -> None:
+    """Each column of shares is 100 %, also with functions that nobody described."""
+    kernels, names, times = [], [], []
+    for i, (source, tier, flops, time) in enumerate(given_kernels):
+        names.append(f"k{i}")
+        times.append(time)
+        if source is not None:
+            info = replace(KERNELS[0], name=f"k{i}", source=source, flops=flops, tier="")
+            kernels.append(replace(info, tier=tier) if source == "record" else info)
+    replay = (sum(times),)
+    profile = Profile((run_ms,), 1, tuple(names), tuple(times), replay, 0.0, 0, (0,) * len(names))
+    report = make_report(profile=profile, kernels=tuple(kernels))
+    assert sum(row.share.value for row in report.coverage) == pytest.approx(100, abs=1e-6)
+    flops_total = sum(row.flops_share.value for row in report.coverage)
+    assert flops_total == pytest.approx(100 if report.total_flops.value else 0)
+    assert sum(row.kernels for row in report.coverage) == len(given_kernels)
+
+
+def test_misses_and_what_can_be_tuned() -> None:
+    report = make_report()
+    assert [row.name for row in report.tunable] == ["fused_conv2d_add_relu", "fused_dense"]
+    assert [row.miss for row in report.misses] == ["no record for this workload"]
+
+
+def test_a_fallback_is_a_fallback_whatever_the_source_says() -> None:
+    kernels = (replace(KERNELS[2], source="rule"), *KERNELS[:2])
+    assert make_report(kernels=kernels).kernels[2].source == "fallback"
+
+
 def test_kinds_most_time_first() -> None:
     assert [row.kind for row in make_report().kinds] == ["conv2d", "dense", "other"]
 

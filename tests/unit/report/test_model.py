@@ -5,6 +5,7 @@ import json
 import math
 import pickle
 from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,8 @@ from compiler.errors import BundleError, FileError
 from compiler.report import SCHEMA_VERSION, Figure, Report, ReportError
 from compiler.stages import ReportLike
 from tests.unit.report.fakes import make_report
+
+GOLDEN = Path(__file__).parents[2] / "golden"
 
 
 def every_figure(value: Any) -> list[Figure]:
@@ -97,6 +100,30 @@ def test_newer_schema_says_to_update() -> None:
     assert "update tilewright" in str(caught.value)
     assert str(caught.value).startswith("old.json:")
     assert isinstance(caught.value, BundleError)
+
+
+def test_reports_of_the_first_schema_are_read() -> None:
+    """A file that a release without tuning wrote."""
+    report = Report.read(GOLDEN / "report-v1.json")
+    assert [row.source for row in report.kernels] == ["unknown", "unknown", "fallback"]
+    assert [row.choice for row in report.kernels] == [None] * 3
+    assert [(row.source, row.kernels) for row in report.coverage] == [
+        ("fallback", 1), ("unknown", 2), ("overhead", 0),
+    ]  # fmt: skip
+    assert sum(row.share.value for row in report.coverage) == pytest.approx(100)
+    assert sum(row.flops_share.value for row in report.coverage) == pytest.approx(100)
+    assert report.latency == make_report().latency
+    assert "not known" in str(report)
+    assert json.loads(report.to_json())["version"] == SCHEMA_VERSION
+
+
+@pytest.mark.parametrize(
+    "edits", [{"kernels": 3}, {"kernels": [3]}, {"gap_share": None}, {"kernels": [{"flops": "x"}]}]
+)
+def test_damaged_reports_of_the_first_schema(edits: dict[str, Any]) -> None:
+    document = json.loads((GOLDEN / "report-v1.json").read_text(encoding="utf-8"))
+    with pytest.raises(ReportError, match="damaged"):
+        Report.from_json(json.dumps({**document, **edits}))
 
 
 @pytest.mark.parametrize("version", [0, -1, "1", None, True, 1.0])

@@ -51,6 +51,29 @@ def test_text_shows_names_literally() -> None:
     assert "[red]x[/red]" in make_report(kernels=kernels).to_text()
 
 
+def test_every_way_of_showing_says_where_schedules_come_from() -> None:
+    report = make_report()
+    for shown in (str(report), html_page(report), notebook_html(report)):
+        for part in ("no record", "72.5 %", "kernels that can be tuned"):
+            assert part in shown
+    for shown in (str(report), html_page(report)):
+        assert "tuned record, same CPU" in shown
+        assert "default, not tuned" in shown
+        assert "0123456789" in shown
+        assert "direct: tile 6x16, unroll 4, pack yes" in shown
+        assert "no record for this workload" in shown
+
+
+def test_a_report_without_anything_to_tune_says_nothing_of_it() -> None:
+    kernels = tuple(
+        replace(k, source="rule", miss="", record="", choice=None, fallback=False) for k in KERNELS
+    )
+    text = str(make_report(kernels=kernels))
+    assert "rule, nothing to tune" in text
+    assert "can be tuned" not in text
+    assert "no record" not in text
+
+
 def test_rest_of_the_kernels_is_one_row() -> None:
     text = to_text(make_report(), top=1)
     row = next(line for line in text.splitlines() if "… 2 more" in line)
@@ -94,8 +117,13 @@ def test_page_fetches_nothing() -> None:
 
 
 def test_page_escapes_what_comes_from_a_model() -> None:
-    kernels = (replace(KERNELS[0], operators=(NASTY,), kind=NASTY, why=NASTY), *KERNELS[1:])
-    profile = replace(PROFILE, call_names=("cumsum", NASTY, "cumsum", "fused_dense"))
+    choice = {"algorithm": NASTY, NASTY: NASTY}
+    nasty = replace(
+        KERNELS[0], operators=(NASTY,), kind=NASTY, why=NASTY, choice=choice, record=NASTY,
+        tier=NASTY,
+    )  # fmt: skip
+    kernels = (nasty, replace(KERNELS[1], miss=NASTY), KERNELS[2])
+    profile = replace(PROFILE, call_names=("fused_conv2d_add_relu", NASTY, "cumsum", "fused_dense"))
     report = make_report(name=NASTY, kernels=kernels, profile=profile)
     page = html_page(report)
     parser = _References()
