@@ -93,6 +93,14 @@ class CpuFacts:
     memory_bytes: int
 
 
+def cpu_id(facts: CpuFacts) -> str:
+    """``vendor-family-model`` in decimal, as ``GenuineIntel-6-143``; "" if the system hides it.
+
+    Virtual machines often hide a processor's name, and never this.
+    """
+    return f"{facts.vendor}-{facts.family}-{facts.model}" if facts.vendor else ""
+
+
 def read_cpu(root: Path = Path("/")) -> CpuFacts:
     """Read what the system under `root` says about its processor and memory."""
     blocks = _cpuinfo_blocks(_read(root / "proc/cpuinfo"))

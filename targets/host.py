@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from targets.cpuinfo import CpuFacts, read_cpu
+from targets.cpuinfo import CpuFacts, cpu_id, read_cpu
 from targets.errors import TargetError
 from targets.families import FAMILY_FACTS
 from targets.measure import measure_copy_bandwidth, measure_x86_clock_hz
@@ -164,6 +164,7 @@ def describe_host(
             "clock_source": clock_source,
             "memory_bandwidth_source": bandwidth_source,
             "cpu": cpu.model_name,
+            "cpu_ids": [cpu_id(cpu)] if cpu.vendor else [],
         },
         vector_datapath_bits=0 if datapath == vector_bits else datapath,
     )
