@@ -9,7 +9,10 @@ fast paths.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
+from importlib.util import find_spec
+from types import ModuleType
 from typing import Any
 
 # TVM's thread pool pins the thread that first calls compiled code to the machine's first
@@ -22,7 +25,8 @@ import tvm_ffi
 from tvm import IRModule, ir, relax, s_tir, target, te, tirx, topi
 from tvm.ir import GenericConst
 from tvm.ir import transform as ir_transform
-from tvm.s_tir import Schedule
+from tvm.ir.utils import derived_object
+from tvm.s_tir import Schedule, meta_schedule
 from tvm.s_tir.schedule import ScheduleError
 from tvm.sym import Analyzer
 
@@ -47,6 +51,23 @@ def configure_thread_pool(threads: int) -> int:
     return int(tvm_ffi.get_global_func("runtime.NumThreads")())
 
 
+def skip_tensor_intrinsics() -> None:
+    """Spare MetaSchedule the 80 CPU-seconds of TVM's own tensor intrinsics.
+
+    Every tuning context imports all of them, though ours uses none. Afterwards the package
+    is there without its contents; a submodule is still loaded by whoever imports it by name.
+    """
+    name = f"{s_tir.__name__}.tensor_intrin"
+    found = find_spec(name)
+    if name in sys.modules or found is None:
+        return
+    package = ModuleType(name)
+    package.__path__ = list(found.submodule_search_locations or ())
+    package.__spec__ = found
+    sys.modules[name] = package
+    s_tir.tensor_intrin = package
+
+
 def llvm_version() -> str:
     """Major version of the LLVM that generates the code."""
     return str(target.codegen.llvm_version_major())
@@ -66,11 +87,14 @@ __all__ = [
     "ScheduleError",
     "configure_thread_pool",
     "convert_to_packed",
+    "derived_object",
     "ir",
     "ir_transform",
     "llvm_version",
+    "meta_schedule",
     "relax",
     "s_tir",
+    "skip_tensor_intrinsics",
     "target",
     "te",
     "tirx",

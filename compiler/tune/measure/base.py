@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, runtime_checkable
 
+from schedules.records import Cpu
 from schedules.space import Choice
 
 if TYPE_CHECKING:
@@ -25,12 +26,14 @@ class Measured:
         samples_ns: Latencies of single calls, in nanoseconds, in the order of measuring.
         max_relative_error: Largest difference from the reference's output, as a share of the
             reference's largest value.
+        tolerance: The largest difference that was accepted.
         build_s: Seconds it took to build.
         run_s: Seconds it took to check and time.
     """
 
     samples_ns: tuple[float, ...]
     max_relative_error: float
+    tolerance: float
     build_s: float = 0.0
     run_s: float = 0.0
 
@@ -64,6 +67,10 @@ class Measurer(Protocol):
     @property
     def runner(self) -> str:
         """Where candidates run, for records: ``local``, ``rpc:rpi5``, ..."""
+
+    @property
+    def cpu(self) -> Cpu:
+        """The processor that candidates run on, for records: `Cpu.here()` if it is this one."""
 
     def measure(
         self, task: Task, choices: Sequence[Choice], *, cancel: threading.Event
