@@ -9,6 +9,7 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -49,7 +50,7 @@ def test_round_trip() -> None:
     assert again.provenance == one.provenance
     assert again.measurement == one.measurement
     assert one.id == hashlib.sha256(data).hexdigest()
-    assert pickle.loads(pickle.dumps(one)) == one
+    assert pickle.loads(pickle.dumps(one)) == one  # noqa: S301 - our own bytes
     assert hash(again) == hash(one)
 
 
@@ -146,15 +147,11 @@ def test_no_damage_raises_anything_else(data: st.DataObject) -> None:
     end = data.draw(st.integers(start, min(len(content), start + 40)))
     put = data.draw(
         st.binary(max_size=12)
-        | st.sampled_from([b"NaN", b"-1", b"1e999", b"[[[", b"{}", b"null", b"true", b"\"\\u001b\""])
+        | st.sampled_from([b"NaN", b"-1", b"1e999", b"[[[", b"{}", b"null", b"true", b'"\\u001b"'])
     )
     changed = content[:start] + put + content[end:]
-    try:
-        again = Record.from_bytes(changed)
-    except RecordError as error:
-        assert error.message
-    else:
-        assert again.to_bytes() == changed
+    with suppress(RecordError):
+        assert Record.from_bytes(changed).to_bytes() == changed
 
 
 def paths(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
@@ -167,7 +164,22 @@ def paths(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 
 PATHS = paths(record().to_json())
-WRONG = [None, True, -1, 0, 1.5, 2**60, "", "x", "\x1b[31m", [], [1], {}, {"a": 1}, [[[[[[[[1]]]]]]]]]
+WRONG = [
+    None,
+    True,
+    -1,
+    0,
+    1.5,
+    2**60,
+    "",
+    "x",
+    "\x1b[31m",
+    [],
+    [1],
+    {},
+    {"a": 1},
+    [[[[[[[[1]]]]]]]],
+]
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda p: ".".join(map(str, p)))
@@ -179,12 +191,8 @@ def test_wrong_values_anywhere(path: tuple[Any, ...]) -> None:
             inner = inner[key]
         inner[path[-1]] = wrong
         data = canonical(document)
-        try:
-            again = Record.from_bytes(data)
-        except RecordError as error:
-            assert error.message
-        else:
-            assert again.to_bytes() == data
+        with suppress(RecordError):
+            assert Record.from_bytes(data).to_bytes() == data
 
 
 @pytest.mark.parametrize(
