@@ -33,6 +33,6 @@ class Selection:
 Selector: TypeAlias = Callable[[Workload, TargetSpec], Selection]
 
 
-def defaults_only(workload: Workload, spec: TargetSpec) -> Selection:
+def defaults_only(_workload: Workload, _spec: TargetSpec) -> Selection:
     """The selector that looks at no records."""
     return Selection()

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
-from schedules.workload import Json, Workload
+from schedules.workload import Extent, Json, Workload
 from targets.spec import TargetSpec
 
 #: Name of a decision -> chosen value, both JSON; ``algorithm`` is always among them.
@@ -69,6 +69,7 @@ class Template(Protocol):
     """
 
     operators: frozenset[str]
+    algorithms: frozenset[str]
 
     def spaces(self, workload: Workload, spec: TargetSpec) -> tuple[Space, ...]:
         """The spaces of all algorithms that this target can run, the default's first."""
@@ -79,5 +80,10 @@ class Template(Protocol):
     def compute(self, workload: Workload, choice: Choice, spec: TargetSpec, *tensors: Any) -> Any:
         """The tensor expression on ``te`` tensors: the data, and the packed weight if any."""
 
+    def packed_shape(
+        self, workload: Workload, choice: Choice, spec: TargetSpec
+    ) -> tuple[Extent, ...]:
+        """Shape of the weight that `compute` takes."""
+
     def pack(self, workload: Workload, choice: Choice, spec: TargetSpec, weight: Any) -> Any:
-        """The constant weight (NumPy, canonical layout) as `compute` takes it."""
+        """The constant weight (NumPy, in the layout of `Workload.weight`) as `compute` takes it."""

@@ -73,6 +73,21 @@ def llvm_version() -> str:
     return str(target.codegen.llvm_version_major())
 
 
+def save_json(module: Any) -> str:
+    """A module as JSON text."""
+    return str(ir.save_json(module))
+
+
+def load_json(text: str) -> Any:
+    """A module from its JSON text."""
+    return ir.load_json(text)
+
+
+def structural_hash(function: Any) -> str:
+    """TVM's hash of a function's structure, 16 hexadecimal digits; it changes with releases."""
+    return f"{tvm_ffi.structural_hash(function) & (2**64 - 1):016x}"
+
+
 def convert_to_packed(function: Callable[..., Any]) -> Any:
     """A Python function as one that TVM can call."""
     return tvm_ffi.convert(function)
@@ -91,10 +106,13 @@ __all__ = [
     "ir",
     "ir_transform",
     "llvm_version",
+    "load_json",
     "meta_schedule",
     "relax",
     "s_tir",
+    "save_json",
     "skip_tensor_intrinsics",
+    "structural_hash",
     "target",
     "te",
     "tirx",

@@ -17,6 +17,8 @@ Extent: TypeAlias = int | str
 #: A JSON value.
 Json: TypeAlias = Any
 
+_PRODUCTS = frozenset({"dense", "batch_matmul"})
+
 
 @dataclass(frozen=True)
 class Workload:
@@ -59,6 +61,23 @@ class Workload:
     def is_static(self) -> bool:
         """Whether every extent is known."""
         return all(isinstance(v, int) for v in (*self.data, *self.weight, *self.output))
+
+    @property
+    def flops(self) -> float:
+        """Arithmetic operations of the operator itself, a multiply-add counts as two.
+
+        Symbolic extents count as one. Comparisons and additions of pooling count as one each.
+        """
+        count = 1.0
+        for extent in self.output:
+            count *= extent if isinstance(extent, int) else 1
+        if self.operator == "pool2d":
+            kh, kw = self.attributes["kernel"]
+            return count * kh * kw
+        reduction = self.data[-1:] if self.operator in _PRODUCTS else self.weight[1:]
+        for extent in reduction:
+            count *= extent if isinstance(extent, int) else 1
+        return 2.0 * count
 
     def with_epilogue(self, epilogue: tuple[str, ...]) -> Workload:
         """The same operator with other operators behind it."""
@@ -103,7 +122,7 @@ class Workload:
         if not _are_strings([document["operator"], document["layout"]]):
             raise ValueError("a workload whose operator or layout is no name")
         if not isinstance(document["attributes"], dict):
-            raise ValueError("a workload whose attributes are no object")
+            raise ValueError("a workload whose attributes are no object")  # noqa: TRY004
         return cls(
             operator=document["operator"],
             **shapes,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
-from compiler.lower.graph import is_constant
+from compiler.lower.choose_kernels import ChosenKernel
+from compiler.lower.graph import is_call_tir, is_constant
 from compiler.lower.parameters import ParameterTable
 from compiler.stages import KernelInfo
 from schedules.cpu.default import ScheduledFunction
@@ -17,7 +18,10 @@ from schedules.tvm_adapter import IRModule, ir, relax, tirx
 
 
 def describe_kernels(
-    module: IRModule, decisions: Iterable[ScheduledFunction], table: ParameterTable
+    module: IRModule,
+    decisions: Iterable[ScheduledFunction],
+    table: ParameterTable,
+    chosen: Mapping[str, ChosenKernel],
 ) -> tuple[KernelInfo, ...]:
     """One description for each scheduled function of a module with `call_tir` calls.
 
@@ -32,7 +36,7 @@ def describe_kernels(
     for block in module["main"].body.blocks:
         for binding in block.bindings:
             call = binding.value
-            if not isinstance(call, relax.Call) or not _is_call_tir(call):
+            if not is_call_tir(call):
                 continue
             name = str(call.args[0].name_hint)
             operands = call.args[1].fields if isinstance(call.args[1], relax.Tuple) else []
@@ -49,15 +53,39 @@ def describe_kernels(
             operators=d.operators,
             rule=d.rule,
             fallback=d.fallback,
-            flops=0.0 if d.kind in ("layout", "gather") else d.flops,
+            flops=_flops(d, chosen.get(d.name)),
             bytes_read=reads.get(d.name, 0.0),
             bytes_written=writes.get(d.name, 0.0),
             dtype=dtypes.get(d.name, "float32"),
             sources=tuple(sources.get(d.name, ())),
             why=d.remark,
+            **_origin(d, chosen.get(d.name)),
         )
         for d in decisions
     )
+
+
+def _flops(function: ScheduledFunction, chosen: ChosenKernel | None) -> float:
+    """Operations that the operator needs, whatever the algorithm and its padding really do."""
+    if function.kind in ("layout", "gather"):
+        return 0.0
+    return function.flops if chosen is None else chosen.workload.flops
+
+
+def _origin(function: ScheduledFunction, chosen: ChosenKernel | None) -> dict[str, Any]:
+    """Where a kernel's schedule comes from, as fields of `KernelInfo`."""
+    if function.fallback:
+        return {"source": "fallback"}
+    if chosen is None:
+        return {"source": "rule"}
+    selection = chosen.selection
+    return {
+        "source": "record" if selection.choice is not None else "default",
+        "tier": selection.tier,
+        "record": selection.record,
+        "choice": chosen.choice,
+        "miss": selection.why if selection.choice is None else "",
+    }
 
 
 def owner_of(parameter: str | None) -> str | None:
@@ -104,10 +132,6 @@ def tensor_bytes(ty: Any) -> float:
 
 def _itemsize(dtype: str) -> int:
     return 2 if dtype == "bfloat16" else int(np.dtype(dtype).itemsize)
-
-
-def _is_call_tir(call: Any) -> bool:
-    return isinstance(call.op, ir.Op) and str(call.op.name).startswith("relax.call_tir")
 
 
 def _first_dtype(results: Any) -> str:

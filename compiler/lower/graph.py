@@ -15,6 +15,11 @@ def operator_name(expr: Any) -> str:
     return ""
 
 
+def is_call_tir(expr: Any) -> bool:
+    """Whether an expression calls a TIR function."""
+    return operator_name(expr).startswith("call_tir")
+
+
 def shape_of(expr: Any) -> list[Any] | None:
     """Shape of a tensor, known extents as ints and symbolic ones as TIR expressions."""
     ty = expr.ty

@@ -1,25 +1,35 @@
 """LegalizeKernels: operators become compute definitions that the schedule rules know.
 
-What is not in the map here takes TVM's own definition. Constant weights are packed now, in
-NumPy, for the register tile that the target calls for.
+What is not in the map here takes TVM's own definition. Convolutions, products and pooling
+become canonical definitions with their workload beside them; how they are computed is chosen
+after fusion (`compiler.lower.choose_kernels`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 import numpy as np
 
-from compiler.lower.graph import FunctionView, dtype_of, is_constant, operator_name, shape_of
+from compiler.lower.graph import (
+    FunctionView,
+    dtype_of,
+    is_constant,
+    operator_name,
+    shape_of,
+    static_shape,
+)
 from compiler.lower.parameters import ParameterTable, value_of
-from schedules.cpu.compute import activations, packed, rows, window
+from schedules.cpu.annotations import WORKLOAD
+from schedules.cpu.compute import activations, rows
 from schedules.cpu.compute.activations import ACTIVATIONS
+from schedules.cpu.compute.canonical import canonical
 from schedules.cpu.compute.packed import ConvGeometry
-from schedules.cpu.tiling import RegisterTile, choose_register_tile
-from schedules.tvm_adapter import IRModule, relax, topi
+from schedules.tvm_adapter import IRModule, relax, tirx, topi
+from schedules.workload import Workload
 from targets.spec import TargetSpec
 
 #: Called with the block builder, the call on new operands, and the call as it was.
@@ -114,34 +124,49 @@ class KernelLegalizer:
         data, padding = self._absorb_padding(data, original.args[0], _quad(a.padding))
         shape = shape_of(data) or shape
         geometry = ConvGeometry(_pair(a.strides), padding, _pair(a.dilation), int(a.groups))
-        value = value_of(weight)
-        out_channels, inner, kh, kw = value.shape
-        name = self.table.name_of(weight) or "weight"
-        if geometry.groups == shape[3] and inner == 1 and geometry.groups > 1:
-            constant = self.table.constant(window.pack_depthwise(value), f"{name}.packed")
-            return bb.call_te(
-                lambda x, w: window.depthwise_conv2d(x, w, geometry),
-                data,
-                constant,
-                primfunc_name_hint="depthwise_conv2d",
-                primfunc_attrs={"op_pattern": OUT_ELEMENTWISE_FUSABLE},
-            )
-        size = geometry.output_extent((shape[1], shape[2]), (kh, kw))
-        tile = self._tile(
-            size,
-            out_channels // geometry.groups,
-            shape[3] * geometry.strides[1],
-            exact=geometry.groups > 1,
+        out_channels, inner, *kernel = static_shape(weight) or []
+        size = geometry.output_extent((shape[1], shape[2]), (kernel[0], kernel[1]))
+        depthwise = geometry.groups == shape[3] and inner == 1 and geometry.groups > 1
+        return self._kernel(
+            bb,
+            "depthwise_conv2d" if depthwise else "conv2d",
+            (data, weight),
+            (shape[0], *size, out_channels),
+            dtype_of(call),
+            {
+                "strides": geometry.strides,
+                "padding": padding,
+                "dilation": geometry.dilation,
+                "groups": geometry.groups,
+            },
         )
-        constant = self.table.constant(
-            packed.pack_kernel(value, tile.columns, geometry.groups), f"{name}.packed"
+
+    def _kernel(
+        self,
+        bb: Any,
+        operator: str,
+        operands: tuple[Any, ...],
+        output: tuple[Any, ...],
+        accumulator: str,
+        attributes: dict[str, Any],
+    ) -> Any:
+        """A call of the operator's canonical definition, with its workload as an attribute."""
+        shapes = [_extents(shape_of(v) or []) for v in operands]
+        dtypes = [dtype_of(v) for v in operands]
+        workload = Workload(
+            operator=operator,
+            data=shapes[0],
+            weight=shapes[1] if len(shapes) > 1 else (),
+            output=_extents(output),
+            dtypes=(dtypes[0], dtypes[-1], accumulator),
+            layout="row-major" if operator in ("dense", "batch_matmul") else "NHWC",
+            attributes=attributes,
         )
         return bb.call_te(
-            lambda x, w: packed.conv2d_packed(x, w, out_channels, geometry, tile),
-            data,
-            constant,
-            primfunc_name_hint="conv2d",
-            primfunc_attrs={"op_pattern": OUT_ELEMENTWISE_FUSABLE},
+            lambda *tensors: canonical(workload, *tensors),
+            *operands,
+            primfunc_name_hint=operator,
+            primfunc_attrs={"op_pattern": OUT_ELEMENTWISE_FUSABLE, WORKLOAD: workload.canonical()},
         )
 
     def _absorb_padding(
@@ -188,22 +213,21 @@ class KernelLegalizer:
         padding = _quad(a.padding)
         top = dilation[0] * (kh - 1) - padding[0]
         left = dilation[1] * (kw - 1) - padding[1]
-        geometry = ConvGeometry((1, 1), (top, left, 0, 0), dilation, groups)
-        tile = self._tile((out[1], out[2]), per_group, shape[3], exact=groups > 1)
-        name = self.table.name_of(weight) or "weight"
-        constant = self.table.constant(
-            packed.pack_kernel(kernel, tile.columns, groups), f"{name}.packed"
+        constant = self.table.constant(kernel, self.table.name_of(weight) or "weight")
+        return self._kernel(
+            bb,
+            "conv2d",
+            (data, constant),
+            (shape[0], out[1], out[2], per_group * groups),
+            dtype_of(call),
+            {
+                "strides": (1, 1),
+                "padding": (top, left, 0, 0),
+                "dilation": dilation,
+                "groups": groups,
+                "input_dilation": _pair(a.strides),
+            },
         )
-        return bb.call_te(
-            lambda x, w: packed.conv2d_packed(
-                x, w, per_group * groups, geometry, tile,
-                input_dilation=_pair(a.strides), out_size=(out[1], out[2]),
-            ),
-            data,
-            constant,
-            primfunc_name_hint="conv2d_transpose",
-            primfunc_attrs={"op_pattern": OUT_ELEMENTWISE_FUSABLE},
-        )  # fmt: skip
 
     def matmul(self, bb: Any, call: Any, original: Any) -> Any:
         """Products with a constant matrix (packed now) and between activations (packed inside)."""
@@ -211,33 +235,18 @@ class KernelLegalizer:
         left, right = shape_of(lhs), shape_of(rhs)
         if left is None or right is None or len(right) < 2 or not left:
             return call
-        if dtype_of(lhs) != dtype_of(rhs) or not dtype_of(lhs).startswith("float"):
+        if dtype_of(lhs) != dtype_of(rhs) or not dtype_of(lhs).startswith(("float", "bfloat")):
             return call
         if len(left) == 1:
             wide = bb.emit(relax.op.expand_dims(lhs, 0))
-            inner = bb.normalize(relax.op.matmul(wide, rhs))
+            inner = bb.normalize(relax.op.matmul(wide, rhs, dtype_of(call)))
             product = bb.emit(self.matmul(bb, inner, original))
             return relax.op.squeeze(product, [len(right) - 2])
         if is_constant(rhs) and len(right) == 2:
-            return self._dense(bb, lhs, rhs, left)
-        return self._batch_matmul(bb, lhs, rhs, original.args[1])
+            return self._kernel(bb, "dense", (lhs, rhs), (*left[:-1], right[1]), dtype_of(call), {})
+        return self._batch_matmul(bb, lhs, rhs, original.args[1], dtype_of(call))
 
-    def _dense(self, bb: Any, lhs: Any, rhs: Any, left: list[Any]) -> Any:
-        value = value_of(rhs)
-        reduction, n = value.shape
-        m = left[-2] if isinstance(left[-2], int) else 0
-        tile = self._tile((1, m), n, reduction)
-        name = self.table.name_of(rhs) or "weight"
-        constant = self.table.constant(packed.pack_matrix(value, tile.columns), f"{name}.packed")
-        return bb.call_te(
-            lambda x, w: packed.matmul_packed(x, w, n, tile),
-            lhs,
-            constant,
-            primfunc_name_hint="dense",
-            primfunc_attrs={"op_pattern": OUT_ELEMENTWISE_FUSABLE},
-        )
-
-    def _batch_matmul(self, bb: Any, lhs: Any, rhs: Any, original: Any) -> Any:
+    def _batch_matmul(self, bb: Any, lhs: Any, rhs: Any, original: Any, dtype: str) -> Any:
         transpose = False
         producer = self.view.definition(original)
         rank = len(shape_of(rhs) or [])
@@ -254,31 +263,16 @@ class KernelLegalizer:
         if full == 2:
             lhs = bb.emit(relax.op.expand_dims(lhs, 0))
             rhs = bb.emit(relax.op.expand_dims(rhs, 0))
+        left, right = shape_of(lhs) or [], shape_of(rhs) or []
         n = right[-2] if transpose else right[-1]
-        m, reduction = left[-2], left[-1]
-        tile = self._tile(
-            (1, m if isinstance(m, int) else 0),
-            n if isinstance(n, int) else self.spec.vector_lanes("float32") * 3,
-            reduction if isinstance(reduction, int) else 1,
-        )
-        product = bb.call_te(
-            lambda x, y: packed.batch_matmul(x, y, tile, transpose_rhs=transpose),
-            lhs,
-            rhs,
-            primfunc_name_hint="batch_matmul",
-            primfunc_attrs={"op_pattern": OUT_ELEMENTWISE_FUSABLE},
-        )
+        batch = [a if b == 1 else b for a, b in zip(left[:-2], right[:-2], strict=True)]
+        product = self._kernel(
+            bb, "batch_matmul", (lhs, rhs), (*batch, left[-2], n), dtype,
+            {"transpose_rhs": transpose},
+        )  # fmt: skip
         if full == 2:
             return relax.op.squeeze(bb.emit(product), [0])
         return product
-
-    def _tile(
-        self, extent: tuple[int, int], columns: int, row_elements: int, *, exact: bool = False
-    ) -> RegisterTile:
-        stride = 4 * row_elements
-        return choose_register_tile(
-            self.spec, extent, columns, "float32", row_stride_bytes=stride, exact=exact
-        )
 
     # Pooling
 
@@ -288,17 +282,35 @@ class KernelLegalizer:
         shape = shape_of(call.args[0])
         if a.layout != "NHWC" or shape is None or not all(isinstance(v, int) for v in shape[1:]):
             return call
-        kind = "max" if operator_name(call) == "nn.max_pool2d" else "avg"
-        geometry = ConvGeometry(_pair(a.strides), _quad(a.padding), _pair(a.dilation))
-        return bb.call_te(
-            lambda x: window.pool2d(
-                x, _pair(a.pool_size), geometry, "max" if kind == "max" else "avg",
-                ceil_mode=bool(a.ceil_mode), count_include_pad=bool(a.count_include_pad),
-            ),
-            call.args[0],
-            primfunc_name_hint=f"{kind}_pool2d",
-            primfunc_attrs={"op_pattern": OUT_ELEMENTWISE_FUSABLE},
-        )  # fmt: skip
+        return self._pool(
+            bb,
+            call,
+            "max" if operator_name(call) == "nn.max_pool2d" else "avg",
+            _pair(a.pool_size),
+            ConvGeometry(_pair(a.strides), _quad(a.padding), _pair(a.dilation)),
+            ceil_mode=bool(a.ceil_mode),
+            count_include_pad=bool(a.count_include_pad),
+        )
+
+    def _pool(
+        self,
+        bb: Any,
+        call: Any,
+        kind: str,
+        kernel: tuple[int, int],
+        geometry: ConvGeometry,
+        **modes: bool,
+    ) -> Any:
+        out = shape_of(call) or []
+        attributes = {
+            "kind": kind,
+            "kernel": kernel,
+            "strides": geometry.strides,
+            "padding": geometry.padding,
+            "dilation": geometry.dilation,
+            **modes,
+        }
+        return self._kernel(bb, "pool2d", (call.args[0],), tuple(out), dtype_of(call), attributes)
 
     def adaptive_avg_pool2d(self, bb: Any, call: Any, original: Any) -> Any:
         """Average pooling whose window divides the input, else TVM's own definition."""
@@ -316,11 +328,8 @@ class KernelLegalizer:
         if out == (1, 1):
             return relax.op.mean(call.args[0], [1, 2], True)
         kernel = (shape[1] // out[0], shape[2] // out[1])
-        return bb.call_te(
-            lambda x: window.pool2d(x, kernel, ConvGeometry(kernel), "avg"),
-            call.args[0],
-            primfunc_name_hint="avg_pool2d",
-            primfunc_attrs={"op_pattern": OUT_ELEMENTWISE_FUSABLE},
+        return self._pool(
+            bb, call, "avg", kernel, ConvGeometry(kernel), ceil_mode=False, count_include_pad=False
         )
 
     def pad(self, bb: Any, call: Any, original: Any) -> Any:
@@ -558,6 +567,10 @@ def _quad(values: Any) -> tuple[int, int, int, int]:
         numbers = numbers * 4
     top, left, bottom, right = numbers
     return top, left, bottom, right
+
+
+def _extents(shape: Iterable[Any]) -> tuple[int | str, ...]:
+    return tuple(int(v) if isinstance(v, (int, tirx.IntImm)) else str(v) for v in shape)
 
 
 def _is_static(shape: list[Any]) -> bool:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from compiler.errors import ModelError
 from compiler.lower.channels_last import channels_last
+from compiler.lower.choose_kernels import ChosenKernel, choose_kernels
 from compiler.lower.describe_kernels import describe_kernels, planned_activation_bytes
 from compiler.lower.fold_batch_norm import fold_batch_norm
 from compiler.lower.fold_constants import fold_constants
@@ -15,6 +16,7 @@ from compiler.lower.lift_constants import lift_constants
 from compiler.lower.parameters import Array, ParameterTable
 from compiler.stages import Imported, KernelInfo, Lowered, StageLog
 from schedules.cpu.default import schedule_module
+from schedules.selection import Selector, defaults_only
 from schedules.tvm_adapter import IRModule, relax
 from schedules.tvm_adapter import target as tvm_target
 from targets.spec import TargetSpec
@@ -42,14 +44,18 @@ class Lowering:
     Attributes:
         imported: The model as it came.
         target: What to compile for.
+        select: Says which choice serves a kernel.
         table: Names of the parameters while they are constants.
+        chosen: What was chosen for each tunable function, by name.
         kernels: Descriptions of the scheduled functions, once they are scheduled.
         parameters: Packed and folded parameters, once they are lifted.
     """
 
     imported: Imported
     target: TargetSpec
+    select: Selector = defaults_only
     table: ParameterTable = field(default_factory=ParameterTable)
+    chosen: dict[str, ChosenKernel] = field(default_factory=dict)
     kernels: tuple[KernelInfo, ...] = ()
     parameters: dict[str, Array] = field(default_factory=dict)
 
@@ -60,10 +66,15 @@ class Lowering:
         bindings = dict(zip(names, constants, strict=True))
         return relax.transform.BindParams("main", bindings)(module)
 
+    def choose_kernels(self, module: IRModule) -> IRModule:
+        """Build each tunable kernel as its record or default says."""
+        module, self.chosen = choose_kernels(module, self.table, self.target, self.select)
+        return module
+
     def schedule(self, module: IRModule) -> IRModule:
         """Give every function its schedule."""
         module, decisions = schedule_module(module, self.target)
-        self.kernels = describe_kernels(module, decisions, self.table)
+        self.kernels = describe_kernels(module, decisions, self.table, self.chosen)
         return module
 
     def lift_constants(self, module: IRModule) -> IRModule:
@@ -72,10 +83,10 @@ class Lowering:
         return module
 
 
-def pipeline(state: Lowering) -> list[Step]:
-    """All passes, in order."""
+def graph_passes(state: Lowering) -> list[Step]:
+    """Passes up to fused groups of canonical operators: nothing is decided yet."""
     t = relax.transform
-    table, target = state.table, state.target
+    table = state.table
     return [
         # The graph: fold what is known, choose layouts.
         Step("BindParameters", state.bind_parameters),
@@ -85,13 +96,21 @@ def pipeline(state: Lowering) -> list[Step]:
         Step("ChannelsLast", lambda m: channels_last(m, table)),
         Step("FoldConstantsAgain", lambda m: fold_constants(m, table)),
         # Operators become compute definitions, fused into functions.
-        Step("LegalizeKernels", lambda m: legalize_kernels(m, table, target)),
+        Step("LegalizeKernels", lambda m: legalize_kernels(m, table, state.target)),
         Step("DispatchSortScan", relax.backend.DispatchSortScan()),  # argsort, topk
         Step("LegalizeRest", t.LegalizeOps()),
         Step("AnnotateTIROpPattern", t.AnnotateTIROpPattern()),
         Step("FoldRemainingConstants", t.FoldConstant()),
         Step("DeadCodeElimination", t.DeadCodeElimination(["main"])),
         Step("FuseOps", t.FuseOps()),
+    ]
+
+
+def kernel_passes(state: Lowering) -> list[Step]:
+    """Passes from fused groups to calls of scheduled functions."""
+    t = relax.transform
+    return [
+        Step("ChooseKernels", state.choose_kernels),
         Step("FuseTIR", t.FuseTIR()),
         Step("DeadFunctionElimination", t.DeadCodeElimination(["main"])),
         # Functions get schedules, constants become parameters.
@@ -110,6 +129,11 @@ def pipeline(state: Lowering) -> list[Step]:
         Step("VMShapeLower", t.VMShapeLower()),
         Step("AttachGlobalSymbol", t.AttachGlobalSymbol()),
     ]
+
+
+def pipeline(state: Lowering) -> list[Step]:
+    """All passes, in order."""
+    return [*graph_passes(state), *kernel_passes(state)]
 
 
 def check_dtypes(imported: Imported, target: TargetSpec) -> None:
@@ -131,8 +155,30 @@ def check_dtypes(imported: Imported, target: TargetSpec) -> None:
             )
 
 
+def run_steps(
+    steps: Sequence[Step],
+    module: IRModule,
+    target: TargetSpec,
+    log: StageLog,
+    observe: Observer | None = None,
+) -> IRModule:
+    """Apply passes in order, in the scope of the target."""
+    with tvm_target.Target(target.tvm_dict()):
+        for number, step in enumerate(steps):
+            with log.time("lower", step.name):
+                module = step.apply(module)
+            if observe is not None:
+                observe(number, step.name, module)
+    return module
+
+
 def lower(
-    imported: Imported, target: TargetSpec, log: StageLog, *, observe: Observer | None = None
+    imported: Imported,
+    target: TargetSpec,
+    log: StageLog,
+    *,
+    select: Selector = defaults_only,
+    observe: Observer | None = None,
 ) -> Lowered:
     """Lower an imported model to scheduled TIR and virtual-machine calls.
 
@@ -140,20 +186,16 @@ def lower(
         imported: The model in Relax; it is not changed.
         target: What to compile for.
         log: Receives one record a pass.
+        select: Says which choice serves a kernel that could be tuned; by default none is
+            tuned.
         observe: Called after each pass, to dump or to check the module.
 
     Raises:
         ModelError: The model holds a dtype that there are no kernels for.
     """
     check_dtypes(imported, target)
-    state = Lowering(imported, target)
-    module = imported.module
-    with tvm_target.Target(target.tvm_dict()):
-        for number, step in enumerate(pipeline(state)):
-            with log.time("lower", step.name):
-                module = step.apply(module)
-            if observe is not None:
-                observe(number, step.name, module)
+    state = Lowering(imported, target, select)
+    module = run_steps(pipeline(state), imported.module, target, log, observe)
     return Lowered(
         module=module,
         inputs=imported.inputs,

@@ -2,8 +2,10 @@
 
 #: Kind of the kernel that a block is the heart of; a rule is chosen by it.
 KERNEL = "tilewright.kernel"
-#: The register tile chosen for it, see `schedules.cpu.tiling.RegisterTile.as_list`.
-TILE = "tilewright.tile"
+#: The choice that it is built with, JSON of a `schedules.space.Choice`.
+CHOICE = "tilewright.choice"
+#: Attribute of a canonical function: JSON of its `schedules.workload.Workload`.
+WORKLOAD = "tilewright.workload"
 #: Part of a kernel that a stage plays: ``pad``, ``pack``, ``row``, ``lanes``, ``fold``.
 ROLE = "tilewright.role"
 #: Marks a function that a rule has scheduled; TVM's own tools look at it too.

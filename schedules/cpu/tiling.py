@@ -55,7 +55,29 @@ def choose_register_tile(
     *,
     exact: bool = False,
 ) -> RegisterTile:
-    """The block of accumulators for an output of `rows` x `columns`.
+    """The best of `rank_register_tiles`, which takes the same arguments."""
+    return rank_register_tiles(spec, rows, columns, dtype, row_stride_bytes, exact=exact)[0].tile
+
+
+@dataclass(frozen=True, slots=True)
+class RankedTile:
+    """A block of accumulators and the multiply-adds that it does in a cycle, by the model."""
+
+    tile: RegisterTile
+    macs_per_cycle: float
+
+
+def rank_register_tiles(
+    spec: TargetSpec,
+    rows: tuple[int, int],
+    columns: int,
+    dtype: str = "float32",
+    row_stride_bytes: int = 0,
+    *,
+    exact: bool = False,
+    group: int = 1,
+) -> list[RankedTile]:
+    """Blocks of accumulators for an output of `rows` x `columns`, the best first.
 
     Args:
         spec: The target; its vector registers, peak rate and first cache are used.
@@ -66,15 +88,16 @@ def choose_register_tile(
         row_stride_bytes: Distance in memory of the activations of two neighbouring rows;
             multiples of a cache way's size limit the rows, which would evict each other.
         exact: Only tiles whose columns divide `columns`, as the groups of a convolution need.
+        group: Products that one lane adds up in one instruction.
     """
     full = spec.vector_lanes(dtype)
-    peak = spec.peak_ops_per_cycle.get(dtype, 2.0 * full)
+    peak = spec.peak_ops_per_cycle.get("float32", 2.0 * full)
     l1 = next((c for c in spec.caches if c.level == 1), None)
     way_bytes = l1.size_bytes // l1.ways if l1 is not None and l1.ways else 4096
     ways = l1.ways if l1 is not None and l1.ways else 8
     conflicts = row_stride_bytes > 0 and row_stride_bytes % way_bytes == 0
 
-    best: tuple[float, int, RegisterTile] | None = None
+    found: list[tuple[float, int, RegisterTile]] = []
     for lanes in _lane_choices(full, 1 if exact else columns):
         fma_per_cycle = min(2.0, max(0.5, peak / (2 * lanes)))
         for vectors in range(1, min(MAX_VECTORS, ceil(columns / lanes)) + 1):
@@ -104,11 +127,12 @@ def choose_register_tile(
                         cycles *= 1.6
                     # A larger block of equal merit amortizes the overhead of the loop.
                     score = row_use * column_use * count * width / (cycles + 0.35)
-                    if best is None or (score, count) > (best[0] * 1.0001, best[1]):
-                        best = (score, count, RegisterTile(outer, inner, vectors, lanes))
-    if best is None:
-        return RegisterTile(1, 1, 1, full)
-    return best[2]
+                    found.append((score, count, RegisterTile(outer, inner, vectors, lanes)))
+    if not found:
+        return [RankedTile(RegisterTile(1, 1, 1, full), float(full * group))]
+    # Of tiles of equal merit the largest first, then the first found.
+    found.sort(key=lambda f: (-round(f[0], 3), -f[1]))
+    return [RankedTile(tile, score * group) for score, _, tile in found]
 
 
 def _use(extent: int, tile: int) -> float:

@@ -2,7 +2,9 @@
 
 Every one of them is a sum over products of broadcast activations and vectors of weights, so
 they share one schedule rule. Weights are packed in panels as wide as the register tile:
-``[panels, (kernel,) reduction, columns]``, zero-filled at the right edge. Outputs are
+``[panels, (kernel,) reduction, columns]``, zero-filled at the right edge. Dtypes narrower
+than the accumulator multiply in groups of 2 or 4 along the reduction, as dot-product
+instructions do: ``[panels, (kernel,) reduction / group, columns, group]``. Outputs are
 computed on extents rounded up to the tile; a ``crop`` stage, which later becomes part of the
 epilogue, writes the real ones. Rows that hang over read a clamped or padded place, so the
 inner loop has no condition in it.
@@ -10,19 +12,21 @@ inner loop has no condition in it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from schedules.cpu.annotations import KERNEL, ROLE, TILE
+from schedules.cpu.annotations import KERNEL, ROLE
 from schedules.cpu.tiling import RegisterTile
 from schedules.tvm_adapter import te, tirx
 
 Array = npt.NDArray[Any]
+#: Annotations of a kernel's heart beside its kind.
+Attributes: TypeAlias = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,17 +53,23 @@ def round_up(value: Any, multiple: int) -> Any:
     return tirx.floordiv(value + multiple - 1, multiple) * multiple
 
 
-def pack_matrix(weight: Array, columns: int) -> Array:
-    """Pack ``[reduction, n]`` into panels ``[panels, reduction, columns]``."""
+def pack_matrix(weight: Array, columns: int, group: int = 1) -> Array:
+    """Pack ``[reduction, n]`` into panels ``[panels, reduction, columns]``.
+
+    With `group`, ``[panels, reduction / group, columns, group]``, zero-filled at the end.
+    """
     reduction, n = weight.shape
-    panels = ceil(n / columns)
-    padded = np.zeros((reduction, panels * columns), weight.dtype)
-    padded[:, :n] = weight
-    return np.ascontiguousarray(padded.reshape(reduction, panels, columns).transpose(1, 0, 2))
+    panels, steps = ceil(n / columns), ceil(reduction / group)
+    padded = np.zeros((steps * group, panels * columns), weight.dtype)
+    padded[:reduction, :n] = weight
+    grouped = padded.reshape(steps, group, panels, columns).transpose(2, 0, 3, 1)
+    return np.ascontiguousarray(grouped if group > 1 else grouped[..., 0])
 
 
-def pack_kernel(weight: Array, columns: int, groups: int = 1) -> Array:
+def pack_kernel(weight: Array, columns: int, groups: int = 1, group: int = 1) -> Array:
     """Pack ``OIHW`` into panels ``[panels, kh, kw, ic, columns]``.
+
+    With `group`, ``[panels, kh, kw, ic / group, columns, group]``, zero-filled at the end.
 
     Raises:
         ValueError: There are several groups, and `columns` does not divide a group's outputs.
@@ -67,44 +77,58 @@ def pack_kernel(weight: Array, columns: int, groups: int = 1) -> Array:
     out, inner, kh, kw = weight.shape
     if groups > 1 and out // groups % columns:
         raise ValueError(f"{columns} columns do not divide {out // groups} outputs of a group")
-    per_group = ceil(out // groups / columns)
-    padded = np.zeros((groups, per_group * columns, inner, kh, kw), weight.dtype)
-    padded[:, : out // groups] = weight.reshape(groups, out // groups, inner, kh, kw)
-    panels = padded.reshape(groups * per_group, columns, inner, kh, kw)
-    return np.ascontiguousarray(panels.transpose(0, 3, 4, 2, 1))
+    per_group, steps = ceil(out // groups / columns), ceil(inner / group)
+    padded = np.zeros((groups, per_group * columns, steps * group, kh, kw), weight.dtype)
+    padded[:, : out // groups, :inner] = weight.reshape(groups, out // groups, inner, kh, kw)
+    panels = padded.reshape(groups * per_group, columns, steps, group, kh, kw)
+    ordered = panels.transpose(0, 4, 5, 2, 1, 3)
+    return np.ascontiguousarray(ordered if group > 1 else ordered[..., 0])
 
 
-def matmul_packed(data: Any, packed: Any, n: int, tile: RegisterTile) -> Any:
+def matmul_packed(
+    data: Any, packed: Any, n: int, tile: RegisterTile, accumulator: str, attrs: Attributes
+) -> Any:
     """``data[..., m, k] @ weight[k, n]`` with the weight packed by `pack_matrix`.
 
-    Returns a tensor ``[..., m, n]``.
+    Returns a tensor ``[..., m, n]`` of dtype `accumulator`.
     """
     *batch, m, reduction = data.shape
-    m = _int(m)
+    m, reduction = _int(m), _int(reduction)
     rows, width = round_up(m, tile.rows), tile.columns
     padded_n = round_up(n, width)
-    k = te.reduce_axis((0, reduction), "k")
+    group = _group(packed, 3)
+    if reduction % group:
+        data = extend_last(data, round_up(reduction, group))
+    axes = reduction_axes((round_up(reduction, group),), ("k",), group)
     clamp = not (isinstance(m, int) and rows == m)
 
     def product(*index: Any) -> Any:
         *b, i, j = index
         row = tirx.min(i, m - 1) if clamp else i
-        return te.sum(data[(*b, row, k)] * packed[j // width, k, j % width], axis=k)
+        k, place = axes.last
+        weight = packed[(j // width, *place(j % width))]
+        return te.sum(multiply(data[(*b, row, k)], weight, accumulator), axis=axes.all)
 
     out = te.compute(
-        (*batch, rows, padded_n), product, name="dense",
-        attrs={KERNEL: "dense", TILE: tile.as_list()},
-    )  # fmt: skip
+        (*batch, rows, padded_n), product, name="dense", attrs={KERNEL: "dense", **attrs}
+    )
     return crop(out, (*batch, m, n))
 
 
 def batch_matmul(
-    lhs: Any, rhs: Any, tile: RegisterTile, *, transpose_rhs: bool, scale: float | None = None
+    lhs: Any,
+    rhs: Any,
+    tile: RegisterTile,
+    accumulator: str,
+    attrs: Attributes,
+    *,
+    transpose_rhs: bool,
+    group: int = 1,
 ) -> Any:
     """``lhs[b..., m, k] @ rhs[b..., k, n]``, the right side packed inside the kernel.
 
     With `transpose_rhs` the right side is ``[b..., n, k]``. Batch dimensions of extent 1
-    broadcast. Returns ``[b..., m, n]``.
+    broadcast. Returns ``[b..., m, n]`` of dtype `accumulator`.
     """
     *lb, m, reduction = lhs.shape
     *rb, r0, r1 = rhs.shape
@@ -113,19 +137,30 @@ def batch_matmul(
     batch = [b if not _is_one(b) else a for a, b in zip(lb, rb, strict=True)]
     width = tile.columns
     panels = round_up(n, width) // width
+    reduction = _int(reduction)
+    steps = round_up(reduction, group)
+    whole = isinstance(n, int) and n % width == 0
+    exact = isinstance(reduction, int) and reduction % group == 0
+    if not exact:
+        lhs = extend_last(lhs, steps)
 
     def packing(*index: Any) -> Any:
-        *b, panel, kk, lane = index
+        *b, panel, kk, lane = index[: len(rb) + 3]
+        if group > 1:
+            kk = kk * group + index[-1]
         column = panel * width + lane
-        place = (*b, column, kk) if transpose_rhs else (*b, kk, column)
-        value = rhs[place]
-        if isinstance(n, int) and n % width == 0:
+        value = rhs[(*b, column, kk) if transpose_rhs else (*b, kk, column)]
+        inside = ([] if whole else [column < n]) + ([] if exact else [kk < reduction])
+        if not inside:
             return value
-        return tirx.if_then_else(column < n, value, tirx.const(0, rhs.dtype))
+        return tirx.if_then_else(tirx.all(*inside), value, tirx.const(0, rhs.dtype))
 
-    packed = te.compute((*rb, panels, reduction, width), packing, name="pack", attrs={ROLE: "pack"})
+    packed = te.compute(
+        (*rb, panels, steps // group, width, *([group] if group > 1 else [])), packing,
+        name="pack", attrs={ROLE: "pack"},
+    )  # fmt: skip
     rows = round_up(m, tile.rows)
-    k = te.reduce_axis((0, reduction), "k")
+    axes = reduction_axes((steps,), ("k",), group)
     clamp = not (isinstance(m, int) and rows == m)
 
     def product(*index: Any) -> Any:
@@ -133,16 +168,15 @@ def batch_matmul(
         row = tirx.min(i, m - 1) if clamp else i
         left = [_broadcast(v, extent) for v, extent in zip(b, lb, strict=True)]
         right = [_broadcast(v, extent) for v, extent in zip(b, rb, strict=True)]
-        return te.sum(lhs[(*left, row, k)] * packed[(*right, j // width, k, j % width)], axis=k)
+        k, place = axes.last
+        weight = packed[(*right, j // width, *place(j % width))]
+        return te.sum(multiply(lhs[(*left, row, k)], weight, accumulator), axis=axes.all)
 
     out = te.compute(
         (*batch, rows, panels * width), product, name="batch_matmul",
-        attrs={KERNEL: "batch_matmul", TILE: tile.as_list()},
+        attrs={KERNEL: "batch_matmul", **attrs},
     )  # fmt: skip
-    shape = (*batch, m, n)
-    if scale is None:
-        return crop(out, shape)
-    return te.compute(shape, lambda *i: out[i] * tirx.const(scale, out.dtype), name="scale")
+    return crop(out, (*batch, m, n))
 
 
 def conv2d_packed(
@@ -151,9 +185,12 @@ def conv2d_packed(
     out_channels: int,
     geometry: ConvGeometry,
     tile: RegisterTile,
+    accumulator: str,
+    attrs: Attributes,
     *,
     input_dilation: tuple[int, int] = (1, 1),
     out_size: tuple[int, int] | None = None,
+    pad_value: float = 0,
 ) -> Any:
     """2-D convolution of ``NHWC`` data with a kernel packed by `pack_kernel`; returns ``NHWC``.
 
@@ -161,7 +198,9 @@ def conv2d_packed(
     input's elements; `out_size` is then the transposed convolution's output height and width.
     """
     batch, height, width, _ = (_int(v) for v in data.shape)
-    panels, kh, kw, inner, lanes = (_int(v) for v in packed.shape)
+    panels, kh, kw, steps, lanes = (_int(v) for v in packed.shape[:5])
+    group = _group(packed, 5)
+    inner = steps * group
     groups = geometry.groups
     stride_h, stride_w = geometry.strides
     dilation_h, dilation_w = geometry.dilation
@@ -174,26 +213,25 @@ def conv2d_packed(
             (rows_h - 1) * stride_h + (kh - 1) * dilation_h + 1,
             (rows_w - 1) * stride_w + (kw - 1) * dilation_w + 1,
         ),
-        dilate=input_dilation,
+        pad_value,
+        input_dilation,
+        channels=None if groups > 1 else inner,
     )
     per_group = panels // groups
     columns = panels * lanes
-    y = te.reduce_axis((0, kh), "kh")
-    x = te.reduce_axis((0, kw), "kw")
-    c = te.reduce_axis((0, inner), "ic")
+    axes = reduction_axes((kh, kw, inner), ("kh", "kw", "ic"), group)
+    y, x = axes.all[:2]
 
     def product(n: Any, h: Any, w: Any, o: Any) -> Any:
+        c, place = axes.last
         channel = c if groups == 1 else o // (per_group * lanes) * inner + c
-        return te.sum(
-            source[n, h * stride_h + y * dilation_h, w * stride_w + x * dilation_w, channel]
-            * packed[o // lanes, y, x, c, o % lanes],
-            axis=[y, x, c],
-        )
+        value = source[n, h * stride_h + y * dilation_h, w * stride_w + x * dilation_w, channel]
+        weight = packed[(o // lanes, y, x, *place(o % lanes))]
+        return te.sum(multiply(value, weight, accumulator), axis=axes.all)
 
     out = te.compute(
-        (batch, rows_h, rows_w, columns), product, name="conv2d",
-        attrs={KERNEL: "conv2d", TILE: tile.as_list()},
-    )  # fmt: skip
+        (batch, rows_h, rows_w, columns), product, name="conv2d", attrs={KERNEL: "conv2d", **attrs}
+    )
     return crop(out, (batch, out_h, out_w, out_channels))
 
 
@@ -203,17 +241,20 @@ def pad_spatial(
     extent: tuple[int, int],
     value: float = 0.0,
     dilate: tuple[int, int] = (1, 1),
+    channels: int | None = None,
 ) -> Any:
     """Pad ``NHWC`` data at top and left, and at bottom and right up to `extent`.
 
     With `dilate` greater than one, that many minus one fill values stand between
-    neighbouring elements, as a transposed convolution needs.
+    neighbouring elements, as a transposed convolution needs. With `channels`, the channels
+    are filled up to as many.
     """
-    batch, height, width, channels = data.shape
-    height, width = _int(height), _int(width)
+    batch, height, width, given = (_int(v) for v in data.shape)
+    channels = channels or given
     top, left = padding[0], padding[1]
     step_h, step_w = dilate
-    if top == 0 and left == 0 and extent[0] <= height and extent[1] <= width and dilate == (1, 1):
+    inside = extent[0] <= height and extent[1] <= width
+    if top == left == 0 and inside and dilate == (1, 1) and channels == given:
         return data
     fill = tirx.const(value, data.dtype)
 
@@ -227,6 +268,8 @@ def pad_spatial(
             conditions.append(w >= left)
         if extent[1] > left + (width - 1) * step_w + 1:
             conditions.append(w < left + (width - 1) * step_w + 1)
+        if channels != given:
+            conditions.append(c < given)
         y, x = h - top, w - left
         if step_h > 1:
             conditions.append(tirx.floormod(y, step_h) == 0)
@@ -242,6 +285,58 @@ def pad_spatial(
     return te.compute(
         (batch, extent[0], extent[1], channels), padded, name="pad", attrs={ROLE: "pad"}
     )
+
+
+def extend_last(data: Any, size: Any) -> Any:
+    """The tensor with zeros behind the last dimension up to `size`."""
+    last = data.shape[-1]
+
+    def extended(*index: Any) -> Any:
+        zero = tirx.const(0, data.dtype)
+        return tirx.if_then_else(index[-1] < last, data[index], zero)
+
+    return te.compute((*data.shape[:-1], size), extended, name="pad", attrs={ROLE: "pad"})
+
+
+@dataclass(frozen=True)
+class ReductionAxes:
+    """Reduction axes of a product, the last one perhaps split into groups.
+
+    Attributes:
+        all: All axes, outermost first.
+        last: The index along the whole last dimension, and a function that places a column
+            of a panel: the last indices of the packed weight.
+    """
+
+    all: list[Any]
+    last: tuple[Any, Callable[[Any], tuple[Any, ...]]]
+
+
+def reduction_axes(extents: Sequence[Any], names: Sequence[str], group: int) -> ReductionAxes:
+    """Axes over `extents`; the last one in steps of `group` if that is more than one."""
+    *first, size = extents
+    axes = [te.reduce_axis((0, e), n) for e, n in zip(first, names, strict=False)]
+    outer = te.reduce_axis((0, size // group if group > 1 else size), names[-1])
+    if group == 1:
+        return ReductionAxes([*axes, outer], (outer, lambda column: (outer, column)))
+    inner = te.reduce_axis((0, group), "group")
+    return ReductionAxes(
+        [*axes, outer, inner], (outer * group + inner, lambda column: (outer, column, inner))
+    )
+
+
+def multiply(data: Any, weight: Any, accumulator: str) -> Any:
+    """The product of two elements in the accumulator's dtype."""
+    return _cast(data, accumulator) * _cast(weight, accumulator)
+
+
+def _cast(value: Any, dtype: str) -> Any:
+    return value if str(value.dtype) == dtype else value.astype(dtype)
+
+
+def _group(packed: Any, rank: int) -> int:
+    """Elements that multiply in one step: the last extent of a packed weight that has one more."""
+    return int(packed.shape[-1]) if len(packed.shape) > rank else 1
 
 
 def crop(tensor: Any, shape: tuple[Any, ...]) -> Any:

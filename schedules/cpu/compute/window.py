@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from schedules.cpu.annotations import KERNEL
-from schedules.cpu.compute.packed import ConvGeometry, _int, pad_spatial
+from schedules.cpu.compute.packed import Attributes, ConvGeometry, _int, multiply, pad_spatial
 from schedules.tvm_adapter import te, tirx
 
 Array = npt.NDArray[Any]
@@ -19,24 +19,35 @@ def pack_depthwise(weight: Array) -> Array:
     return np.ascontiguousarray(weight[:, 0].transpose(1, 2, 0))
 
 
-def depthwise_conv2d(data: Any, packed: Any, geometry: ConvGeometry) -> Any:
-    """Depthwise convolution of ``NHWC`` data with ``[kh, kw, channels * multiplier]`` weights."""
+def depthwise_conv2d(
+    data: Any,
+    packed: Any,
+    geometry: ConvGeometry,
+    accumulator: str,
+    attrs: Attributes,
+    pad_value: float = 0,
+) -> Any:
+    """Depthwise convolution of ``NHWC`` data with ``[kh, kw, channels * multiplier]`` weights.
+
+    Returns ``NHWC`` of dtype `accumulator`.
+    """
     batch, height, width, channels = (_int(v) for v in data.shape)
     kh, kw, out_channels = (_int(v) for v in packed.shape)
     multiplier = out_channels // channels
     out_h, out_w = geometry.output_extent((height, width), (kh, kw))
-    source = _pad_for(data, geometry, (out_h, out_w), (kh, kw), 0.0)
+    source = _pad_for(data, geometry, (out_h, out_w), (kh, kw), pad_value)
     y = te.reduce_axis((0, kh), "kh")
     x = te.reduce_axis((0, kw), "kw")
 
     def product(n: Any, h: Any, w: Any, c: Any) -> Any:
         place = _window(geometry, h, w, y, x)
         channel = c if multiplier == 1 else c // multiplier
-        return te.sum(source[(n, *place, channel)] * packed[y, x, c], axis=[y, x])
+        product = multiply(source[(n, *place, channel)], packed[y, x, c], accumulator)
+        return te.sum(product, axis=[y, x])
 
     return te.compute(
         (batch, out_h, out_w, out_channels), product, name="depthwise_conv2d",
-        attrs={KERNEL: "depthwise_conv2d"},
+        attrs={KERNEL: "depthwise_conv2d", **attrs},
     )  # fmt: skip
 
 
@@ -45,6 +56,7 @@ def pool2d(
     kernel: tuple[int, int],
     geometry: ConvGeometry,
     kind: Literal["max", "avg"],
+    attrs: Attributes,
     *,
     ceil_mode: bool = False,
     count_include_pad: bool = False,
@@ -81,7 +93,7 @@ def pool2d(
         (batch, out_h, out_w, channels),
         lambda n, h, w, c: reduce(source[(n, *_window(geometry, h, w, y, x), c)], axis=[y, x]),
         name=f"{kind}_pool2d",
-        attrs={KERNEL: "pool2d"},
+        attrs={KERNEL: "pool2d", **attrs},
     )
     if kind == "max":
         return out

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from schedules.cpu.annotations import KERNEL, ROLE
+from schedules.cpu.annotations import CHOICE, KERNEL, ROLE
+from schedules.space import Choice
 from schedules.tvm_adapter import Analyzer, Schedule, ScheduleError, tirx
 from targets.spec import TargetSpec
 
@@ -56,6 +58,19 @@ def leaf_blocks(sch: Schedule) -> list[Any]:
 def annotation(sch: Schedule, block: Any, key: str) -> Any | None:
     """The value of a block's annotation, or None."""
     return dict(sch.get(block).annotations.items()).get(key)
+
+
+def choice_of(sch: Schedule, heart: Any) -> Choice:
+    """The choice that a kernel's heart was defined with.
+
+    Raises:
+        NotApplicableError: It was defined without one.
+    """
+    text = annotation(sch, heart, CHOICE)
+    if text is None:
+        raise NotApplicableError("no choice was made for the kernel")
+    choice: Choice = json.loads(str(text))
+    return choice
 
 
 def find_kernel(sch: Schedule, kinds: frozenset[str]) -> Any:

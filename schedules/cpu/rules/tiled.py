@@ -5,12 +5,13 @@ from __future__ import annotations
 from math import prod
 from typing import Any
 
-from schedules.cpu.annotations import KERNEL, TILE
+from schedules.cpu.annotations import KERNEL
 from schedules.cpu.rules.base import (
     Applied,
     NotApplicableError,
     annotation,
     check_covered,
+    choice_of,
     extent,
     find_kernel,
     inline_between,
@@ -41,7 +42,10 @@ class RegisterTiled:
         """See `Rule.apply`."""
         heart = find_kernel(sch, KINDS)
         kind = str(annotation(sch, heart, KERNEL))
-        row_outer, row_inner, vectors, lanes = (int(v) for v in annotation(sch, heart, TILE) or ())
+        choice = choice_of(sch, heart)
+        if choice["algorithm"] != "direct":
+            raise NotApplicableError(f"the algorithm is {choice['algorithm']}")
+        row_outer, row_inner, vectors, lanes = choice["tile"]
         stages = [*stages_with_role(sch, "pad"), *stages_with_role(sch, "pack")]
         inline_between(sch, [heart, *stages])
         consumers = [b for b in outputs(sch) if not same_block(sch, b, heart)]
@@ -50,7 +54,6 @@ class RegisterTiled:
         if not consumers:
             consumers = [sch.cache_write(heart, 0, "global")]
 
-        columns_outer = _weights_are_larger(sch, heart)
         node = sch.get(heart)
         spatial_count = sum(v.iter_type == tirx.IterVar.DataPar for v in node.iter_vars)
         loops = sch.get_loops(heart)
@@ -66,17 +69,20 @@ class RegisterTiled:
             outer.insert(0, ho)
         if kind == "batch_matmul":
             tiles = [*lead, co, *outer]
-        elif columns_outer:
+        elif choice["order"] == "columns":
             tiles = [co, *lead, *outer]
-        else:
+        elif choice["order"] == "strip":
             tiles = [*lead, *outer[:-1], co, outer[-1]]
-            if kind == "dense":
-                tiles = [*lead, *outer, co]
+        else:
+            tiles = [*lead, *outer, co]
         sch.reorder(*tiles, *reduction, *inner)
         for stage in stages:
             if kind == "batch_matmul" and lead:
                 sch.compute_at(stage, lead[-1])
                 vectorize_inner(sch, sch.get_loops(stage)[-1], lanes)
+            elif choice.get("pad") == "strip" and choice["order"] == "strip":
+                sch.compute_at(stage, ho)
+                pad_rows(sch, sch.get_loops(stage), lanes)
             else:
                 stage_loops = sch.get_loops(stage)
                 parallelize(sch, stage_loops[:2])
@@ -91,7 +97,12 @@ class RegisterTiled:
         sch.vectorize(ci)
         for loop in inner[:-1]:
             sch.unroll(loop)
-        sch.decompose_reduction(heart, reduction[0])
+        first_step = reduction[0]
+        if choice["unroll"] > 1 and (extent(sch, reduction[-1]) or 0) % choice["unroll"] == 0:
+            steps, unrolled = sch.split(reduction[-1], [None, choice["unroll"]])
+            sch.unroll(unrolled)
+            first_step = reduction[0] if len(reduction) > 1 else steps
+        sch.decompose_reduction(heart, first_step)
         return Applied(
             kind, f"tile {row_outer}x{row_inner} rows, {vectors}x{lanes} {output_dtype(sch, heart)}"
         )
@@ -117,12 +128,3 @@ def _is_cut(sch: Schedule, block: Any, width: int) -> bool:
     """Whether the output's columns are not a multiple of the panel width."""
     last = sch.get(block).writes[0].source.shape[-1]
     return not (isinstance(last, tirx.IntImm) and int(last) % width == 0)
-
-
-def _weights_are_larger(sch: Schedule, heart: Any) -> bool:
-    """Whether the right operand outweighs the left: then it is the one to read only once."""
-    sizes = []
-    for region in sch.get(heart).reads:
-        shape = [int(v) if isinstance(v, tirx.IntImm) else 1 for v in region.source.shape]
-        sizes.append(prod(shape))
-    return len(sizes) < 2 or sizes[-1] >= sizes[0]

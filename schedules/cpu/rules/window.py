@@ -7,10 +7,10 @@ from schedules.cpu.rules.base import (
     Applied,
     annotation,
     check_covered,
+    choice_of,
     extent,
     find_kernel,
     inline_between,
-    output_dtype,
     outputs,
     pad_rows,
     parallelize,
@@ -21,7 +21,6 @@ from schedules.tvm_adapter import Schedule
 from targets.spec import TargetSpec
 
 KINDS = frozenset({"depthwise_conv2d", "pool2d"})
-MAX_ACCUMULATORS = 14
 MAX_UNROLLED_WINDOW = 9
 
 
@@ -45,16 +44,11 @@ class ChannelWindow:
             check_covered(sch, heart, consumer)
         if not consumers:
             consumers = [sch.cache_write(heart, 0, "global")]
-        dtype = output_dtype(sch, heart)
         n, h, w, c, kh, kw = sch.get_loops(heart)
-        channels, width, height = extent(sch, c) or 1, extent(sch, w) or 1, extent(sch, h) or 1
-        lanes = spec.vector_lanes(dtype)
-        while lanes > 4 and channels % lanes:
-            lanes //= 2
-        vectors = next(v for v in (4, 3, 2, 1) if channels % (v * lanes) == 0 or v == 1)
-        budget = max(1, min(MAX_ACCUMULATORS, spec.vector_registers - 4) // vectors)
-        tile_w = _best_divisor(width, budget)
-        tile_h = _best_divisor(height, 8) if pads else 1
+        channels = extent(sch, c) or 1
+        choice = choice_of(sch, heart)
+        tile_w, vectors, lanes = choice["tile"]
+        tile_h = choice["strip"]
 
         ho, hi = sch.split(h, [None, tile_h])
         wo, wi = sch.split(w, [None, tile_w])
@@ -87,9 +81,3 @@ class ChannelWindow:
         return Applied(
             "pool" if kind == "pool2d" else kind, f"{tile_w} outputs x {vectors}x{lanes}"
         )
-
-
-def _best_divisor(value: int, limit: int) -> int:
-    """The divisor of `value` up to `limit`, or `limit` itself where divisors are too small."""
-    best = max(d for d in range(1, max(1, min(value, limit)) + 1) if value % d == 0)
-    return best if best * 2 > min(value, limit) else min(value, limit)

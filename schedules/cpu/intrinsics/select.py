@@ -1,0 +1,28 @@
+"""Which dot-product instruction serves which dtypes on which target."""
+
+from __future__ import annotations
+
+from schedules.cpu.intrinsics import bf16, vnni
+from schedules.cpu.intrinsics.base import DotIntrinsic
+from targets.spec import TargetSpec
+
+BF16 = ("bfloat16", "bfloat16", "float32")
+INT8 = (("uint8", "int8", "int32"), ("int8", "int8", "int32"))
+
+
+def dot_group(dtypes: tuple[str, str, str]) -> int:
+    """Products that are added up in one lane at a time: how many weights lie side by side."""
+    if dtypes == BF16:
+        return 2
+    return 4 if dtypes in INT8 else 1
+
+
+def dot_intrinsic(
+    dtypes: tuple[str, str, str], spec: TargetSpec, lanes: int
+) -> DotIntrinsic | None:
+    """The registered intrinsic for one vector of accumulators; None for plain multiply-adds."""
+    if dtypes == BF16:
+        return bf16.dot(spec, lanes)
+    if dtypes in INT8:
+        return vnni.dot(spec, lanes, dtypes[0])
+    return None
