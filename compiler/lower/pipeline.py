@@ -45,6 +45,7 @@ class Lowering:
         imported: The model as it came.
         target: What to compile for.
         select: Says which choice serves a kernel.
+        precision: ``float32``, or ``bfloat16`` for the operands of heavy operators.
         table: Names of the parameters while they are constants.
         chosen: What was chosen for each tunable function, by name.
         kernels: Descriptions of the scheduled functions, once they are scheduled.
@@ -54,6 +55,7 @@ class Lowering:
     imported: Imported
     target: TargetSpec
     select: Selector = defaults_only
+    precision: str = "float32"
     table: ParameterTable = field(default_factory=ParameterTable)
     chosen: dict[str, ChosenKernel] = field(default_factory=dict)
     kernels: tuple[KernelInfo, ...] = ()
@@ -178,6 +180,7 @@ def lower(
     log: StageLog,
     *,
     select: Selector = defaults_only,
+    precision: str = "float32",
     observe: Observer | None = None,
 ) -> Lowered:
     """Lower an imported model to scheduled TIR and virtual-machine calls.
@@ -188,13 +191,14 @@ def lower(
         log: Receives one record a pass.
         select: Says which choice serves a kernel that could be tuned; by default none is
             tuned.
+        precision: ``float32``, or ``bfloat16`` for the operands of heavy operators.
         observe: Called after each pass, to dump or to check the module.
 
     Raises:
         ModelError: The model holds a dtype that there are no kernels for.
     """
     check_dtypes(imported, target)
-    state = Lowering(imported, target, select)
+    state = Lowering(imported, target, select, precision)
     module = run_steps(pipeline(state), imported.module, target, log, observe)
     return Lowered(
         module=module,

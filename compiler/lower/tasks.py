@@ -102,7 +102,9 @@ class Task:
         return cls(**fields)
 
 
-def extract_tasks(imported: Imported, target: TargetSpec, log: StageLog) -> tuple[Task, ...]:
+def extract_tasks(
+    imported: Imported, target: TargetSpec, log: StageLog, *, precision: str = "float32"
+) -> tuple[Task, ...]:
     """The distinct kernels of a model that can be tuned, those with most operations first.
 
     Kernels of symbolic shapes are left out: there is nothing to measure them on.
@@ -111,7 +113,8 @@ def extract_tasks(imported: Imported, target: TargetSpec, log: StageLog) -> tupl
         ModelError: The model holds a dtype that there are no kernels for.
     """
     check_dtypes(imported, target)
-    module = run_steps(graph_passes(Lowering(imported, target)), imported.module, target, log)
+    state = Lowering(imported, target, precision=precision)
+    module = run_steps(graph_passes(state), imported.module, target, log)
     calls: dict[Any, int] = {}
     for block in module["main"].body.blocks:
         for binding in block.bindings:

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import pytest
 
+from schedules.cpu import templates
 from schedules.cpu.annotations import IS_SCHEDULED
-from schedules.cpu.compute import packed, rows
+from schedules.cpu.compute import rows
+from schedules.cpu.compute.canonical import placeholders
 from schedules.cpu.default import schedule_function, schedule_module
 from schedules.cpu.rules import RULES
-from schedules.cpu.tiling import choose_register_tile
 from schedules.tvm_adapter import IRModule, te, tirx, topi
+from schedules.workload import Workload
 from targets import get_target
 
 SPEC = get_target("x86/generic-avx2")
 
 
 def dense(m=8, k=16, n=32):
-    tile = choose_register_tile(SPEC, (1, m), n)
-    panels = -(-n // tile.columns)
-    x = te.placeholder((m, k), name="x")
-    w = te.placeholder((panels, k, tile.columns), name="w")
-    out = packed.matmul_packed(x, w, n, tile)
-    return te.create_prim_func([x, w, topi.nn.relu(out)])
+    workload = Workload(
+        "dense", (m, k), (k, n), (m, n), ("float32", "float32", "float32"), "row-major"
+    )
+    choice = templates.default_choice(workload, SPEC)
+    tensors = placeholders(workload, templates.packed_shape(workload, choice, SPEC))
+    out = templates.compute(workload, choice, SPEC, *tensors)
+    return te.create_prim_func([*tensors, topi.nn.relu(out)])
 
 
 def test_a_dense_layer_keeps_its_tile_in_registers():
