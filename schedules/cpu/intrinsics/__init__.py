@@ -1,0 +1,1 @@
+"""Tensor intrinsics: what one machine instruction computes, and how to call it."""
