@@ -2,37 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from pathlib import Path
 
 from compiler.errors import CompileError
+from compiler.linker import find_linker
 from compiler.stages import Built, Lowered, StageLog
 from schedules.cpu.annotations import IS_HOST_FUNCTION, IS_SCHEDULED
 from schedules.tvm_adapter import IRModule, relax, tirx
 from schedules.tvm_adapter import target as tvm_target
 from targets.spec import TargetSpec
-
-#: Programs that can link a shared object, in the order in which they are looked for.
-LINKERS = ("g++", "c++", "clang++", "gcc", "cc", "clang")
-
-
-def find_linker() -> str:
-    """The path of a C or C++ compiler that can link a shared object.
-
-    Raises:
-        CompileError: None is installed.
-    """
-    for name in LINKERS:
-        found = shutil.which(name)
-        if found is not None:
-            return found
-    raise CompileError(
-        "no C or C++ compiler was found to link the module with",
-        stage="build",
-        where=f"looked for {', '.join(LINKERS)} on PATH",
-        hint="install one, for example Debian's package g++ (apt-get install g++)",
-    )
 
 
 def check_scheduled(module: IRModule, target: TargetSpec) -> None:

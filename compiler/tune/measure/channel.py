@@ -26,12 +26,12 @@ def receive(connection: Connection) -> Message:
 
     Raises:
         EOFError: The other end is gone.
-        OSError: Likewise.
-        ValueError: What came is no JSON object.
+        OSError: Likewise, or what came is no JSON object.
+        ValueError: What came is no JSON.
     """
     message = json.loads(connection.recv_bytes())
     if not isinstance(message, dict):
-        raise ValueError(f"not a message: {message!r}")
+        raise OSError(f"not a message: {message!r}")
     return message
 
 

@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -16,16 +15,14 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal
 
-from compiler.errors import CompileError, FileError
+from compiler.errors import CompileError
 from compiler.tune.measure.channel import Message, receive, send
-from compiler.tune.measure.server import remove_folder
+from compiler.tune.measure.folders import last_line, make_folder, remove_folder
 
 #: Where the functions come from: see `compiler.tune.measure.work`.
 KERNELS = "compiler.lower.tasks"
 
-_PREFIX = "tilewright-measure-"
 _START_S = 120.0
-_STALE_S = 60.0
 _POLL_S = 0.1
 _BOOT = (
     "import json, sys; from pathlib import Path; sys.path[:] = json.loads(sys.argv[1]);"
@@ -56,17 +53,7 @@ class WorkerServer:
 
     def __init__(self, kernels: str = KERNELS) -> None:
         self.kernels = kernels
-        _remove_stale_folders()
-        try:
-            self.folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
-            self._lock_file = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-        except OSError as error:
-            raise FileError(
-                f"no temporary folder can be made: {error.strerror}",
-                where=tempfile.gettempdir(),
-                hint="free some space, or set TMPDIR to a folder that can be written to",
-            ) from error
-        _try_lock(self._lock_file)
+        self.folder, self._lock_file = make_folder()
         self._asking = threading.Lock()
         self._logs = 0
         self._closed = False
@@ -174,12 +161,6 @@ class WorkerServer:
         os.close(self._lock_file)
         remove_folder(self.folder)
 
-    def __enter__(self) -> WorkerServer:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
 
 class Worker:
     """One worker process. Used by one thread at a time."""
@@ -220,18 +201,6 @@ class Worker:
         return self._server.end(self.pid)
 
 
-def last_line(log: Path, limit: int = 300) -> str:
-    """The last line of a log that says something; empty if none does."""
-    try:
-        with log.open("rb") as file:
-            file.seek(max(0, log.stat().st_size - 4096))
-            text = file.read().decode(errors="replace")
-    except OSError:
-        return ""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1][:limit] if lines else ""
-
-
 def _cannot_start(why: str) -> CompileError:
     return CompileError(
         f"the process that builds and measures candidates does not run: {why}",
@@ -240,31 +209,4 @@ def _cannot_start(why: str) -> CompileError:
     )
 
 
-def _try_lock(descriptor: int) -> bool:
-    """Whether no living process holds the lock; it is held from now on, if so."""
-    import fcntl
-
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
-
-
-def _remove_stale_folders() -> None:
-    """Remove folders of runs that were killed together with the process that cleans up."""
-    for folder in Path(tempfile.gettempdir()).glob(_PREFIX + "*"):
-        try:
-            if time.time() - folder.stat().st_mtime < _STALE_S:
-                continue
-            descriptor = os.open(folder / "lock", os.O_RDWR)
-        except OSError:
-            continue  # somebody else's, or gone in this moment
-        try:
-            if _try_lock(descriptor):
-                remove_folder(folder)
-        finally:
-            os.close(descriptor)
-
-
-__all__ = ["KERNELS", "Worker", "WorkerLostError", "WorkerServer", "last_line"]
+__all__ = ["KERNELS", "Worker", "WorkerLostError", "WorkerServer"]

@@ -8,11 +8,10 @@ own, so that Ctrl-C in a terminal reaches the tuner only.
 
 from __future__ import annotations
 
+import contextlib
 import os
-import shutil
 import signal
 import sys
-import time
 from multiprocessing import reduction
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -26,6 +25,7 @@ from compiler.tune.measure.confine import (
     pin,
     redirect_output,
 )
+from compiler.tune.measure.folders import remove_folder
 
 
 def main(descriptor: int, folder: Path, kernels: str) -> None:
@@ -68,7 +68,7 @@ def _import(kernels: str) -> None:
     import schedules.tvm_adapter  # noqa: F401 likewise
 
     importlib.import_module(kernels)
-    for role in ("work", "run", "remote"):
+    for role in ("work", "run"):
         importlib.import_module(f"compiler.tune.measure.{role}")
 
 
@@ -92,15 +92,11 @@ def _serve(connection: Connection, request: Message, workers: set[int], kernels:
 def _kill(pid: int) -> None:
     """End a worker and all that it started; both calls do nothing if they have ended."""
     for end in (os.killpg, os.kill):
-        try:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             end(pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            continue
 
 
-def _become_worker(
-    connection: Connection, descriptor: int, request: Message, kernels: str
-) -> None:
+def _become_worker(connection: Connection, descriptor: int, request: Message, kernels: str) -> None:
     code = 1
     try:
         os.setpgid(0, 0)
@@ -113,7 +109,7 @@ def _become_worker(
         import importlib
 
         role = importlib.import_module(f"compiler.tune.measure.{request['role']}")
-        role.serve(mine, kernels, request["options"])
+        role.serve(mine, kernels, {**request["options"], "log": request["log"]})
         code = 0
     except (EOFError, OSError):
         code = 0  # nobody wants anything any more
@@ -126,13 +122,4 @@ def _become_worker(
         os._exit(code)
 
 
-def remove_folder(folder: Path) -> None:
-    """Remove a folder that a dying process may still be writing to."""
-    for _ in range(20):
-        shutil.rmtree(folder, ignore_errors=True)
-        if not folder.exists():
-            return
-        time.sleep(0.1)
-
-
-__all__ = ["main", "remove_folder"]
+__all__ = ["main"]

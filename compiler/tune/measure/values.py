@@ -28,7 +28,7 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
     return np.dtype(name)
 
 
-def random_inputs(arguments: Sequence[Any], seed: int) -> list[npt.NDArray[Any]]:
+def random_inputs(arguments: Sequence[Any], seed: int, products: int) -> list[npt.NDArray[Any]]:
     """Inputs for a kernel: the same ones for the same arguments and seed.
 
     Floating-point activations are normally distributed, and weights so small that sums over
@@ -39,14 +39,15 @@ def random_inputs(arguments: Sequence[Any], seed: int) -> list[npt.NDArray[Any]]
     Args:
         arguments: `ArgumentSpec`s of the inputs: name, shape, dtype and role.
         seed: Any integer.
+        products: How many products each sum of the kernel has, see `terms`.
     """
     import numpy as np
 
     generator = np.random.default_rng(seed)
-    return [_random(generator, argument) for argument in arguments]
+    return [_random(generator, argument, products) for argument in arguments]
 
 
-def _random(generator: np.random.Generator, argument: Any) -> npt.NDArray[Any]:
+def _random(generator: np.random.Generator, argument: Any, products: int) -> npt.NDArray[Any]:
     import numpy as np
 
     shape, dtype = tuple(argument.shape), numpy_dtype(argument.dtype)
@@ -58,15 +59,17 @@ def _random(generator: np.random.Generator, argument: Any) -> npt.NDArray[Any]:
         return generator.integers(low, high, shape, dtype, endpoint=True)
     values = generator.standard_normal(shape, np.float32)
     if argument.role == "weight":
-        values /= math.sqrt(_terms(shape))
+        values /= math.sqrt(products)
     elif argument.role == "extra":
         values = generator.random(shape, np.float32) + np.float32(0.25)
     return values.astype(dtype)
 
 
-def _terms(shape: tuple[int, ...]) -> int:
-    """How many products a sum over a weight has: OIHW of a convolution, [k, n] of a product."""
-    return max(1, math.prod(shape[1:]) if len(shape) == 4 else shape[-2] if len(shape) > 1 else 1)
+def terms(workload: Any) -> int:
+    """How many products each sum of a workload has."""
+    if workload.operator.endswith("conv2d"):
+        return math.prod(workload.weight[1:])
+    return int(workload.data[-1])
 
 
 def tolerance(dtypes: Sequence[str]) -> float:
@@ -88,39 +91,53 @@ def compare(
         The largest difference as a share of the largest expected value, and what is wrong;
         empty if nothing is.
     """
-    import numpy as np
-
     worst = 0.0
     for i, (got, want) in enumerate(zip(outputs, expected, strict=True)):
         name = f"output {i}" if len(expected) > 1 else "the output"
         if want.dtype.kind in "iub":
-            wrong = int(np.count_nonzero(got != want))
-            if wrong:
-                most = int(np.abs(got.astype(np.int64) - want.astype(np.int64)).max())
-                return math.inf, (
-                    f"{wrong} of {want.size} integers of {name} differ, by up to {most}"
-                )
-            continue
-        got, want = _comparable(got), _comparable(want)
-        finite = np.isfinite(want)
-        same_kind = np.isfinite(got) == finite
-        if not same_kind.all() or not _equal(got[~finite], want[~finite]):
-            wrong = int(np.count_nonzero(~same_kind)) or int(np.count_nonzero(~finite))
-            return math.inf, f"{wrong} of {want.size} values of {name} are infinite or no numbers"
-        if not finite.all():
-            got, want = got[finite], want[finite]
-        if want.size == 0:
-            continue
-        largest = float(np.abs(got - want).max())
-        scale = float(np.abs(want).max())
-        error = largest / scale if scale else largest
+            error, wrong = _compare_integers(got, want)
+        else:
+            error, wrong = _compare_floats(_comparable(got), _comparable(want), allowed)
+        if wrong:
+            return error, f"{name} {wrong}"
         worst = max(worst, error)
-        if error > allowed:
-            return error, (
-                f"{name} is off by {error:.3g} of its largest value "
-                f"({largest:.3g} of {scale:.3g}); {allowed:.3g} is allowed"
-            )
     return worst, ""
+
+
+def _compare_integers(got: npt.NDArray[Any], want: npt.NDArray[Any]) -> tuple[float, str]:
+    import numpy as np
+
+    wrong = int(np.count_nonzero(got != want))
+    if not wrong:
+        return 0.0, ""
+    most = int(np.abs(got.astype(np.int64) - want.astype(np.int64)).max())
+    return math.inf, f"has {wrong} of {want.size} integers wrong, by up to {most}"
+
+
+def _compare_floats(
+    got: npt.NDArray[Any], want: npt.NDArray[Any], allowed: float
+) -> tuple[float, str]:
+    import numpy as np
+
+    finite = np.isfinite(want)
+    if not np.array_equal(np.isfinite(got), finite) or not np.array_equal(
+        got[~finite], want[~finite], equal_nan=True
+    ):
+        wrong = int(np.count_nonzero(np.isfinite(got) != finite))
+        return math.inf, f"has {wrong} of {want.size} values that are infinite or no numbers"
+    if not finite.all():
+        got, want = got[finite], want[finite]
+    if want.size == 0:
+        return 0.0, ""
+    largest = float(np.abs(got - want).max())
+    scale = float(np.abs(want).max())
+    error = largest / scale if scale else largest
+    if error <= allowed:
+        return error, ""
+    return error, (
+        f"is off by {error:.3g} of its largest value ({largest:.3g} of {scale:.3g}); "
+        f"{allowed:.3g} is allowed"
+    )
 
 
 def _comparable(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -129,10 +146,4 @@ def _comparable(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return array if array.dtype in (np.float32, np.float64) else array.astype(np.float32)
 
 
-def _equal(got: npt.NDArray[Any], want: npt.NDArray[Any]) -> bool:
-    import numpy as np
-
-    return bool(np.array_equal(got, want, equal_nan=True))
-
-
-__all__ = ["TOLERANCES", "compare", "numpy_dtype", "random_inputs", "tolerance"]
+__all__ = ["TOLERANCES", "compare", "numpy_dtype", "random_inputs", "terms", "tolerance"]

@@ -28,7 +28,7 @@ from targets.spec import TargetSpec
 _FULL_DISK = ("No space left on device", "Disk quota exceeded", "final link failed: No space")
 
 
-def serve(connection: Connection, kernels: str, options: Mapping[str, Any]) -> None:
+def serve(connection: Connection, kernels: str, _options: Mapping[str, Any]) -> None:
     """Build what is asked for, until nobody asks any more."""
     module = importlib.import_module(kernels)
     while True:
@@ -44,7 +44,7 @@ def build(module: Any, job: Message) -> Message:
     start = perf_counter()
     try:
         spec = read_spec(job["spec"])
-        task = module.Task.from_json(job["task"])
+        task = _read_task(module, job["task"])
         if job["choice"] is None:
             function = module.reference(task)
         else:
@@ -58,10 +58,13 @@ def build(module: Any, job: Message) -> Message:
 def _compile(function: Any, spec: TargetSpec, library: str) -> None:
     from schedules.tvm_adapter import IRModule, target, tvm
 
-    executable = tvm.compile(
-        IRModule({"main": function}), target=target.Target(spec.tvm_dict())
-    )
+    executable = tvm.compile(IRModule({"main": function}), target=target.Target(spec.tvm_dict()))
     executable.export_library(library, cc=find_linker())
+
+
+@lru_cache(maxsize=16)
+def _read_task(module: Any, text: str) -> Any:
+    return module.Task.from_json(text)
 
 
 @lru_cache(maxsize=8)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from compiler.build import build as build_stage
-from compiler.build.build import LINKERS, check_scheduled, find_linker
+from compiler.build.build import check_scheduled
 from compiler.errors import CompileError
+from compiler.linker import LINKERS, find_linker
 from compiler.stages import Lowered, StageLog
 from schedules.cpu.annotations import IS_HOST_FUNCTION, IS_SCHEDULED
 from schedules.tvm_adapter import IRModule, te, topi
