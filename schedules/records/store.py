@@ -12,7 +12,7 @@ import os
 import re
 import secrets
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -143,6 +143,22 @@ class RecordStore:
         found = (self._load(group, name) for name in self._names(group))
         return tuple(r for r in found if r is not None and r.workload == workload)
 
+    def starting_with(self, prefix: str) -> list[Record]:
+        """The records whose IDs begin with `prefix`, which has at least 4 digits.
+
+        Raises:
+            StoreError: The folder cannot be read.
+        """
+        if not re.fullmatch(r"[0-9a-f]{4,64}", prefix):
+            return []
+        found = (
+            self._load(group, name)
+            for group in self._groups()
+            for name in self._names(group)
+            if name.startswith(prefix)
+        )
+        return [record for record in found if record is not None]
+
     def get(self, prefix: str) -> Record:
         """The record whose ID begins with `prefix`.
 
@@ -150,20 +166,7 @@ class RecordStore:
             RecordError: There is none, or more than one.
             StoreError: The folder cannot be read.
         """
-        found: list[Record] = []
-        if re.fullmatch(r"[0-9a-f]{4,64}", prefix):
-            for group in self._groups():
-                names = [name for name in self._names(group) if name.startswith(prefix)]
-                found += [r for name in names if (r := self._load(group, name)) is not None]
-        if len(found) != 1:
-            raise RecordError(
-                f"{len(found) or 'no'} record{'s'[: len(found) != 1]} with the ID {prefix!r:.80}",
-                where=str(self.folder),
-                hint="give at least 4 digits of an ID from `tilewright records list`"
-                if not found
-                else "give more digits",
-            )
-        return found[0]
+        return the_one(self.starting_with(prefix), prefix)
 
     def path_of(self, record: Record) -> Path:
         """Where the file of a record is, or would be."""
@@ -325,8 +328,9 @@ class RecordStore:
         try:
             record = _read(path, group=group)
         except RecordError as error:
-            self._refused.add(key)
-            self._leave_out(path, str(error))
+            hint = f" ({error.hint})" if error.hint else ""
+            if not self._leave_out(path, f"{error.message}{hint}"):
+                self._refused.add(key)
             return None
         except FileNotFoundError:
             return None  # removed by another process since it was listed
@@ -346,11 +350,13 @@ class RecordStore:
 
     # The quarantine
 
-    def _leave_out(self, path: Path, reason: str) -> None:
+    def _leave_out(self, path: Path, reason: str) -> bool:
+        """Report a file, in the quarantine if possible; whether it is gone from its place."""
         moved = None if self.read_only else self._quarantine(path, reason)
-        if not self.read_only and moved is None and not os.path.lexists(path):
-            return  # another process was faster
+        if moved is None and not os.path.lexists(path):
+            return True  # another process was faster
         self._report(Problem(path, reason, moved))
+        return moved is not None
 
     def _report(self, problem: Problem) -> None:
         self.problems.append(problem)
@@ -424,6 +430,24 @@ def group_of(workload: Workload) -> str:
     return f"{workload.operator}-{workload.key[:_KEY_DIGITS]}"
 
 
+def the_one(found: Sequence[Record], prefix: str) -> Record:
+    """The only one of the records whose IDs begin with `prefix`.
+
+    Raises:
+        RecordError: There is none, or more than one.
+    """
+    if not found:
+        raise RecordError(
+            f"no record has an ID that begins with {prefix!r:.80}",
+            hint="give at least 4 digits of an ID from `tilewright records list`",
+        )
+    if len(found) > 1:
+        raise RecordError(
+            f"{len(found)} records have IDs that begin with {prefix!r}", hint="give more digits"
+        )
+    return found[0]
+
+
 def _read(path: Path, *, name: str | None = None, group: str | None = None) -> Record:
     """The record in a file, whose name must be its ID.
 
@@ -447,4 +471,4 @@ def _read(path: Path, *, name: str | None = None, group: str | None = None) -> R
     return record
 
 
-__all__ = ["QUARANTINE", "Merged", "Problem", "RecordStore", "Verified", "group_of"]
+__all__ = ["QUARANTINE", "Merged", "Problem", "RecordStore", "Verified", "group_of", "the_one"]

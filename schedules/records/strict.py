@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, NoReturn
 
@@ -53,7 +53,7 @@ def parse(data: bytes) -> dict[str, Json]:
         raise RecordError(f"it is no JSON: {error}") from error
     if not isinstance(document, dict):
         raise RecordError(f"it is no JSON object but {_kind(document)}")
-    check_values(document)
+    _check_values(document)
     return document
 
 
@@ -61,28 +61,39 @@ def _refuse_constant(name: str) -> NoReturn:
     raise RecordError(f"it holds the number {name}, which is not finite")
 
 
-def check_values(value: Json, depth: int = 0) -> None:
+def _check_values(document: Json) -> None:
     """Check the numbers and texts of a document, and how deep it is.
 
     Raises:
         RecordError: One of them has no place in a record.
     """
-    if depth > _MAX_DEPTH:
+    level = [document]
+    for _ in range(_MAX_DEPTH):
+        scalars: list[Json] = []
+        below: list[Json] = []
+        for container in level:
+            if isinstance(container, dict):
+                scalars.extend(container)
+                items: Iterable[Json] = container.values()
+            else:
+                items = container
+            for item in items:
+                (below if isinstance(item, list | dict) else scalars).append(item)
+        for value in scalars:
+            _check_scalar(value)
+        level = below
+    if level:
         raise RecordError(f"it is nested deeper than {_MAX_DEPTH} levels")
-    if isinstance(value, str):
+
+
+def _check_scalar(value: Json) -> None:
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise RecordError("it holds a number that is not finite")
+    elif isinstance(value, str):
         # Control characters could steer the terminal of whoever looks at the record.
         if len(value) > _MAX_TEXT or not value.isprintable():
             raise RecordError(f"it holds a text with control characters or too long: {value!r:.80}")
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            check_values(key, depth)
-            check_values(item, depth + 1)
-    elif isinstance(value, list):
-        for item in value:
-            check_values(item, depth + 1)
-    elif isinstance(value, float):
-        if not math.isfinite(value):
-            raise RecordError("it holds a number that is not finite")
     elif isinstance(value, int) and abs(value) > _MAX_INTEGER:
         raise RecordError("it holds a whole number beyond 2**53")
 
@@ -186,4 +197,4 @@ def plain(document: Mapping[str, Json]) -> dict[str, Json]:
     return result
 
 
-__all__ = ["MAX_BYTES", "Fields", "canonical", "check_values", "frozen", "parse", "plain"]
+__all__ = ["MAX_BYTES", "Fields", "canonical", "frozen", "parse", "plain"]

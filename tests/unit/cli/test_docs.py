@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import click
 import pytest
 
 from compiler import errors
@@ -13,13 +14,19 @@ from compiler.cli.app import cli
 DOCS = Path(__file__).parents[3] / "docs"
 
 
+def parameters(command: click.Command) -> list[click.Parameter]:
+    """Of a command, or of all commands of a group."""
+    inner = command.commands.values() if isinstance(command, click.Group) else ()
+    return [*command.params, *(p for c in inner for p in parameters(c))]
+
+
 @pytest.mark.parametrize("name", sorted(cli.commands))
 def test_every_option_is_documented(name: str) -> None:
     text = (DOCS / "cli.md").read_text(encoding="utf-8")
     section = text.split(f"## `tilewright {name}")[1].split("\n## ")[0]
     options = {
         option
-        for parameter in cli.commands[name].params
+        for parameter in parameters(cli.commands[name])
         for option in (*parameter.opts, *parameter.secondary_opts)
         if option.startswith("-")
     }
