@@ -4,6 +4,8 @@
 KERNEL = "tilewright.kernel"
 #: The choice that it is built with, JSON of a `schedules.space.Choice`.
 CHOICE = "tilewright.choice"
+#: Name of the tensor intrinsic that computes one vector of its accumulators, if one does.
+DOT = "tilewright.dot"
 #: Attribute of a canonical function: JSON of its `schedules.workload.Workload`.
 WORKLOAD = "tilewright.workload"
 #: Part of a kernel that a stage plays: ``pad``, ``pack``, ``row``, ``lanes``, ``fold``.

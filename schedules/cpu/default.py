@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from schedules.cpu.annotations import IS_SCHEDULED
+from schedules.cpu.annotations import CHOICE, IS_SCHEDULED
 from schedules.cpu.rules import RULES, NotApplicableError, Rule
 from schedules.cpu.rules.base import leaf_blocks
 from schedules.tvm_adapter import IRModule, Schedule, ScheduleError, s_tir, tirx
@@ -69,6 +69,7 @@ def schedule_function(
     refusals = []
     operators = operator_names(Schedule(function))
     flops = count_flops(function)
+    has_choice = CHOICE in _annotations(function)
     for rule in rules:
         sch = Schedule(function)
         try:
@@ -80,7 +81,8 @@ def schedule_function(
             # TVM refuses a primitive with any of these, depending on where it finds out.
             refusals.append(f"{rule.name}: {_first_line(error)}")
             continue
-        fallback = rule is rules[-1]
+        # A kernel that was defined for one rule is lost in any other.
+        fallback = rule is rules[-1] or (has_choice and not rule.builds_choices)
         return sch.mod["main"].with_attr("global_symbol", name), ScheduledFunction(
             name=name,
             rule=rule.name,
@@ -118,6 +120,16 @@ def count_flops(function: tirx.PrimFunc) -> float:
         return float(s_tir.analysis.estimate_tir_flops(IRModule({"main": function})))
     except (RuntimeError, ValueError, TypeError):
         return 0.0
+
+
+def _annotations(function: tirx.PrimFunc) -> set[str]:
+    """Names of all annotations on the function's blocks."""
+    sch = Schedule(function)
+    try:
+        blocks = leaf_blocks(sch)
+    except NotApplicableError:
+        return set()
+    return {str(key) for block in blocks for key in sch.get(block).annotations}
 
 
 def _first_line(error: Exception) -> str:

@@ -153,7 +153,7 @@ def batch_matmul(
         inside = ([] if whole else [column < n]) + ([] if exact else [kk < reduction])
         if not inside:
             return value
-        return tirx.if_then_else(tirx.all(*inside), value, tirx.const(0, rhs.dtype))
+        return choose(tirx.all(*inside), value, 0)
 
     packed = te.compute(
         (*rb, panels, steps // group, width, *([group] if group > 1 else [])), packing,
@@ -256,7 +256,6 @@ def pad_spatial(
     inside = extent[0] <= height and extent[1] <= width
     if top == left == 0 and inside and dilate == (1, 1) and channels == given:
         return data
-    fill = tirx.const(value, data.dtype)
 
     def padded(n: Any, h: Any, w: Any, c: Any) -> Any:
         conditions = []
@@ -280,11 +279,26 @@ def pad_spatial(
         value_here = data[n, y, x, c]
         if not conditions:
             return value_here
-        return tirx.if_then_else(tirx.all(*conditions), value_here, fill)
+        return choose(tirx.all(*conditions), value_here, value)
 
     return te.compute(
         (batch, extent[0], extent[1], channels), padded, name="pad", attrs={ROLE: "pad"}
     )
+
+
+def choose(condition: Any, value: Any, otherwise: float) -> Any:
+    """`value` where the condition holds, else a number; no arithmetic on bfloat16.
+
+    TVM computes a condition between bfloat16 in float32 and rounds the result, at many times
+    the cost of the copy that it is.
+    """
+    if str(value.dtype) != "bfloat16":
+        return tirx.if_then_else(condition, value, tirx.const(otherwise, value.dtype))
+    bits = int(np.float32(otherwise).view(np.uint32)) >> 16
+    chosen = tirx.if_then_else(
+        condition, tirx.reinterpret("uint16", value), tirx.const(bits, "uint16")
+    )
+    return tirx.reinterpret("bfloat16", chosen)
 
 
 def extend_last(data: Any, size: Any) -> Any:
@@ -292,8 +306,7 @@ def extend_last(data: Any, size: Any) -> Any:
     last = data.shape[-1]
 
     def extended(*index: Any) -> Any:
-        zero = tirx.const(0, data.dtype)
-        return tirx.if_then_else(index[-1] < last, data[index], zero)
+        return choose(index[-1] < last, data[index], 0)
 
     return te.compute((*data.shape[:-1], size), extended, name="pad", attrs={ROLE: "pad"})
 

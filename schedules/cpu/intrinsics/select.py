@@ -17,12 +17,24 @@ def dot_group(dtypes: tuple[str, str, str]) -> int:
     return 4 if dtypes in INT8 else 1
 
 
-def dot_intrinsic(
-    dtypes: tuple[str, str, str], spec: TargetSpec, lanes: int
-) -> DotIntrinsic | None:
-    """The registered intrinsic for one vector of accumulators; None for plain multiply-adds."""
+def dot_lanes(dtypes: tuple[str, str, str], spec: TargetSpec) -> tuple[int, ...] | None:
+    """Numbers of accumulators that one dot product may have; None where any will do."""
+    if dot_group(dtypes) == 1:
+        return None
+    full = spec.vector_lanes(dtypes[2])
+    return tuple(lanes for lanes in (16, 8, 4) if lanes <= full)
+
+
+def dot_intrinsic(dtypes: tuple[str, str, str], spec: TargetSpec, lanes: int) -> DotIntrinsic:
+    """The registered intrinsic for one vector of accumulators.
+
+    Raises:
+        ValueError: These dtypes have none.
+    """
     if dtypes == BF16:
         return bf16.dot(spec, lanes)
-    if dtypes in INT8:
-        return vnni.dot(spec, lanes, dtypes[0])
-    return None
+    if dtypes == INT8[0]:
+        return vnni.dot(spec, lanes)
+    if dtypes == INT8[1]:
+        return vnni.dot(spec, lanes, "int8")
+    raise ValueError(f"no dot product of {' and '.join(dtypes[:2])} into {dtypes[2]}")

@@ -30,9 +30,14 @@ class Applied:
 
 
 class Rule(Protocol):
-    """A schedule rule: a name, and a transformation of a schedule in place."""
+    """A schedule rule: a name, and a transformation of a schedule in place.
+
+    `builds_choices` says that it takes kernels that a choice was made for; in the hands of
+    another rule such a kernel counts as a fallback.
+    """
 
     name: str
+    builds_choices: bool
 
     def apply(self, sch: Schedule, spec: TargetSpec) -> Applied:
         """Schedule the function in `sch`.

@@ -11,6 +11,7 @@ class Fallback:
     """Run the outermost independent loop of each stage in parallel; nothing else is known."""
 
     name = "fallback"
+    builds_choices = False
 
     def apply(self, sch: Schedule, spec: TargetSpec) -> Applied:
         """See `Rule.apply`; fits every function."""

@@ -23,6 +23,7 @@ class Injective:
     """Inline the chain into its outputs and vectorize the last dimension."""
 
     name = "injective"
+    builds_choices = False
 
     def apply(self, sch: Schedule, spec: TargetSpec) -> Applied:
         """See `Rule.apply`."""

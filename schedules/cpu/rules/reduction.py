@@ -26,6 +26,7 @@ class Reduction:
     """Stage by stage: reductions vectorized over a kept last dimension where there is one."""
 
     name = "reduction"
+    builds_choices = False
 
     def apply(self, sch: Schedule, spec: TargetSpec) -> Applied:
         """See `Rule.apply`."""

@@ -28,6 +28,7 @@ class RowByRow:
     """Run every stage on one row before the next, vectorized along the row."""
 
     name = "row-by-row"
+    builds_choices = False
 
     def apply(self, sch: Schedule, spec: TargetSpec) -> Applied:
         """See `Rule.apply`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import prod
 from typing import Any
 
-from schedules.cpu.annotations import KERNEL
+from schedules.cpu.annotations import DOT, KERNEL
 from schedules.cpu.rules.base import (
     Applied,
     NotApplicableError,
@@ -37,6 +37,7 @@ class RegisterTiled:
     """
 
     name = "register-tiled"
+    builds_choices = True
 
     def apply(self, sch: Schedule, spec: TargetSpec) -> Applied:
         """See `Rule.apply`."""
@@ -75,7 +76,9 @@ class RegisterTiled:
             tiles = [*lead, *outer[:-1], co, outer[-1]]
         else:
             tiles = [*lead, *outer, co]
-        sch.reorder(*tiles, *reduction, *inner)
+        dot = annotation(sch, heart, DOT)
+        within = [reduction.pop()] if dot is not None else []
+        sch.reorder(*tiles, *reduction, *inner, *within)
         for stage in stages:
             if kind == "batch_matmul" and lead:
                 sch.compute_at(stage, lead[-1])
@@ -94,7 +97,8 @@ class RegisterTiled:
         if any(_is_cut(sch, consumer, vectors * lanes) for consumer in consumers):
             sch.annotate(co, "pragma_loop_partition_hint", 1)
         parallelize(sch, tiles)
-        sch.vectorize(ci)
+        if dot is None:
+            sch.vectorize(ci)
         for loop in inner[:-1]:
             sch.unroll(loop)
         first_step = reduction[0]
@@ -102,10 +106,12 @@ class RegisterTiled:
             steps, unrolled = sch.split(reduction[-1], [None, choice["unroll"]])
             sch.unroll(unrolled)
             first_step = reduction[0] if len(reduction) > 1 else steps
-        sch.decompose_reduction(heart, first_step)
-        return Applied(
-            kind, f"tile {row_outer}x{row_inner} rows, {vectors}x{lanes} {output_dtype(sch, heart)}"
-        )
+        dtype = output_dtype(sch, heart)
+        start = sch.decompose_reduction(heart, first_step)
+        if dot is not None:
+            sch.vectorize(sch.get_loops(start)[-1])
+            sch.tensorize(ci, str(dot))
+        return Applied(kind, f"tile {row_outer}x{row_inner} rows, {vectors}x{lanes} {dtype}")
 
 
 def _store_tile(sch: Schedule, rows: list[Any], columns: Any, lanes: int) -> None:

@@ -32,6 +32,7 @@ class ChannelWindow:
     """
 
     name = "channel-window"
+    builds_choices = True
 
     def apply(self, sch: Schedule, spec: TargetSpec) -> Applied:
         """See `Rule.apply`."""

@@ -9,10 +9,10 @@ import json
 from math import ceil, prod
 from typing import Any
 
-from schedules.cpu.annotations import CHOICE
+from schedules.cpu.annotations import CHOICE, DOT
 from schedules.cpu.compute import packed
 from schedules.cpu.compute.canonical import geometry_of
-from schedules.cpu.intrinsics.select import dot_group
+from schedules.cpu.intrinsics.select import dot_group, dot_intrinsic, dot_lanes
 from schedules.cpu.tiling import RankedTile, RegisterTile, rank_register_tiles
 from schedules.space import Choice, Decision, Space
 from schedules.workload import Extent, Workload
@@ -68,6 +68,8 @@ class Direct:
         """See `schedules.space.Template`."""
         tile = RegisterTile(*choice["tile"])
         attrs = {CHOICE: json.dumps(choice, sort_keys=True)}
+        if _group(workload) > 1:
+            attrs[DOT] = dot_intrinsic(workload.dtypes, spec, tile.lanes).name
         accumulator = workload.dtypes[2]
         a = workload.attributes
         if workload.operator == "dense":
@@ -115,11 +117,13 @@ class Direct:
     def _tiles(self, workload: Workload, spec: TargetSpec) -> list[RankedTile]:
         rows, columns, row_elements = _matrix(workload)
         groups = int(workload.attributes.get("groups", 1))
-        return rank_register_tiles(
+        ranked = rank_register_tiles(
             spec, rows, columns // groups, workload.dtypes[2],
             row_elements * _ITEM_BYTES.get(workload.dtypes[0], 4),
             exact=groups > 1, group=_group(workload),
         )  # fmt: skip
+        allowed = dot_lanes(workload.dtypes, spec) if _group(workload) > 1 else None
+        return [r for r in ranked if allowed is None or r.tile.lanes in allowed]
 
 
 _ITEM_BYTES = {"bfloat16": 2, "float16": 2, "int8": 1, "uint8": 1}
