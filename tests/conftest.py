@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+DATA_HOME = Path(tempfile.gettempdir()) / f"tilewright-tests-{os.getpid()}"
 
 
 def pytest_configure() -> None:
     # A shell starts background jobs with SIGINT ignored, and Python and its children keep it
     # so; the tests of Ctrl-C need what a terminal gives.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    # What is compiled must not depend on the tuning records of whoever runs the tests, nor must
+    # a test add to them.
+    os.environ["XDG_DATA_HOME"] = str(DATA_HOME)
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(DATA_HOME, ignore_errors=True)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

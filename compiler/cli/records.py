@@ -154,7 +154,7 @@ def merge(session: Session, sources: tuple[Path, ...], folder: Path | None) -> N
     "--keep-parents/--drop-parents",
     default=True,
     show_default=True,
-    help="Whether the records that these started from stay, too.",
+    help="Whether the records that these beat stay, too.",
 )
 @click.option("--dry-run", is_flag=True, help="Only say what would go.")
 @_records_option

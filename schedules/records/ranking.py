@@ -1,9 +1,10 @@
 """Which of several records of one workload is the best: only comparable figures are compared.
 
 A latency says something only beside another one from the same machine. Records are therefore
-put into groups of one machine first. In a group, if all of them were measured beside the same
-default choice, the time in units of that default's decides, since it cancels the day's clock
-and neighbours; else the median latency itself.
+put into groups of one machine first. In a group a record that another one names as its parent
+goes behind: the two were measured side by side, and it was beaten. Among the others, if all of
+them were measured beside the same default choice, the time in units of that default's decides,
+since it cancels the day's clock and neighbours; else the median latency itself.
 """
 
 from __future__ import annotations
@@ -73,8 +74,9 @@ def ranked(records: Iterable[Record]) -> list[Record]:
         relative = record.relative
         return relative if by_ratio and relative is not None else record.median_ns
 
+    beaten = {record.provenance.parent for record in found}
     newest_first = sorted(found, key=lambda r: (r.provenance.date, r.id), reverse=True)
-    return sorted(newest_first, key=time)
+    return sorted(newest_first, key=lambda record: (record.id in beaten, time(record)))
 
 
 __all__ = ["Machine", "by_machine", "ranked"]

@@ -169,7 +169,8 @@ class Provenance:
         runner: ``local`` or ``rpc:device``.
         session: ID of the tuning run: records of one session are directly comparable.
         date: UTC, ``2026-11-22T07:00:00Z``.
-        parent: ID of the record that the search started from, or None.
+        parent: ID of the record of the same workload that this one beat when both were measured
+            in its session, or None.
         spec: `target` as a typed object.
     """
 
@@ -225,7 +226,7 @@ class Provenance:
             session: ID of the tuning run.
             threads: Threads that the kernel ran on.
             runner: What ran it.
-            parent: The record that the search started from.
+            parent: The record that this one beat in the same session.
         """
         return cls(
             target=target_facts(spec),

@@ -270,7 +270,7 @@ class RecordStore:
 
         Args:
             keep: How many stay.
-            keep_parents: Whether the record that a staying one started from stays, too.
+            keep_parents: Whether the record that a staying one beat stays, too.
             dry_run: Only say which would go.
 
         Returns:

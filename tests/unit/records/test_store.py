@@ -539,3 +539,17 @@ def test_time_in_units_of_the_default_decides(store: RecordStore) -> None:
     best = store.best(conv())
     assert best is not None
     assert best.median_ns == 45_000.0
+
+
+def test_a_record_goes_before_the_one_that_it_beat(store: RecordStore) -> None:
+    """They were measured side by side, which says more than figures of two days."""
+    first = record(ns=50_000.0)
+    better = record(ns=70_000.0, parent=first.id)
+    elsewhere = record(ns=90_000.0, parent=first.id, cpu=cpu("Xeon", "GenuineIntel-6-143"))
+    for one in (first, better, elsewhere):
+        store.add(one)
+    assert store.best(conv()) == better
+    other = record(ns=60_000.0)
+    store.add(other)
+    assert store.best(conv()) == other
+    assert set(store.prune(keep=1, keep_parents=False)) == {first.id, better.id}
