@@ -1,5 +1,6 @@
 """Schedule rules for CPUs, in the order in which they are tried."""
 
+from schedules.cpu.rules.amx import AmxTiled
 from schedules.cpu.rules.base import Applied, NotApplicableError, Rule
 from schedules.cpu.rules.fallback import Fallback
 from schedules.cpu.rules.injective import Injective
@@ -10,6 +11,7 @@ from schedules.cpu.rules.window import ChannelWindow
 
 #: Tried in order; the last one fits everything.
 RULES: tuple[Rule, ...] = (
+    AmxTiled(),
     RegisterTiled(),
     ChannelWindow(),
     RowByRow(),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from schedules.cpu.templates.amx import Amx
 from schedules.cpu.templates.products import Direct
 from schedules.cpu.templates.windows import Windows
 from schedules.space import Choice, Space, Template
 from schedules.workload import Extent, Workload
 from targets.spec import TargetSpec
 
-TEMPLATES: tuple[Template, ...] = (Direct(), Windows())
+TEMPLATES: tuple[Template, ...] = (Direct(), Amx(), Windows())
 
 
 def spaces(workload: Workload, spec: TargetSpec) -> tuple[Space, ...]:

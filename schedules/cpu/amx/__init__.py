@@ -1,0 +1,1 @@
+"""Matrix products on AMX tiles: what a kernel does with them, its code and its packed weights."""
