@@ -56,7 +56,7 @@ def product_shape(workload: Workload) -> ProductShape:
     if workload.operator == "dense":
         return ProductShape(1, rows, output[-1], data[-1])
     if workload.operator == "pool2d":
-        window = workload.attributes.get("pool_size") or workload.attributes.get("kernel") or [1]
+        window = workload.attributes["kernel"]
         return ProductShape(1, rows, output[-1], math.prod(window))
     return ProductShape(1, rows, output[-1], math.prod(weight[1:]))
 
@@ -95,7 +95,7 @@ def workload_features(workload: Workload, spec: TargetSpec) -> Features:
             features[f"data by L{level}"] = math.log2(data / size)
             if workload.weight:
                 features[f"weight by L{level}"] = math.log2(weight / size)
-    for name in ("strides", "dilation", "pool_size", "kernel"):
+    for name in ("strides", "dilation", "kernel"):
         values = workload.attributes.get(name)
         if isinstance(values, list) and values and all(_is_number(v) for v in values):
             features[name] = float(values[0])
@@ -162,6 +162,10 @@ def _numbers(choice: Mapping[str, Json]) -> Iterator[tuple[str, float]]:
             for index, item in enumerate(value):
                 yield f"{name}[{index}]", float(item)
             yield f"{name} product", float(math.prod(value))
+            if len(value) >= 4:  # a tile of rows in front, one of columns behind
+                half = len(value) // 2
+                yield f"{name} front", float(math.prod(value[:half]))
+                yield f"{name} back", float(math.prod(value[half:]))
 
 
 def _waste(extent: int, tile: int) -> float:

@@ -1,0 +1,51 @@
+"""What a search asks of the templates, so that tests can give it simpler ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from schedules.space import Choice, Space
+from schedules.workload import Workload
+from targets.spec import TargetSpec
+
+if TYPE_CHECKING:
+    from compiler.lower.tasks import Task
+
+
+class Kernels(Protocol):
+    """The choices there are, and what is known of them before they are measured."""
+
+    def spaces(self, workload: Workload, spec: TargetSpec) -> Sequence[Space]:
+        """The spaces of a workload, the one with the default first."""
+
+    def estimated_cycles(self, workload: Workload, choice: Choice, spec: TargetSpec) -> float:
+        """The analytic model's cycles; infinite where the choice does not hold together."""
+
+    def function(self, task: Task) -> Any:
+        """The canonical function, a TVM ``PrimFunc``."""
+
+
+class TemplateKernels:
+    """The templates of `schedules.cpu`."""
+
+    def spaces(self, workload: Workload, spec: TargetSpec) -> Sequence[Space]:
+        """See `Kernels`."""
+        from schedules.cpu import templates
+
+        return templates.spaces(workload, spec)
+
+    def estimated_cycles(self, workload: Workload, choice: Choice, spec: TargetSpec) -> float:
+        """See `Kernels`."""
+        from schedules.cpu import templates
+
+        return templates.estimated_cycles(workload, choice, spec)
+
+    def function(self, task: Task) -> Any:
+        """See `Kernels`."""
+        from compiler.lower.tasks import reference
+
+        return reference(task)
+
+
+__all__ = ["Kernels", "TemplateKernels"]
