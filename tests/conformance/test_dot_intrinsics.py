@@ -23,7 +23,12 @@ ROWS, STEPS, VECTORS = 3, 32, 2
 
 
 def build(
-    intrinsic: DotIntrinsic, spec: TargetSpec, *, shift: int = 0, packed: bool = True
+    intrinsic: DotIntrinsic,
+    spec: TargetSpec,
+    *,
+    shift: int = 0,
+    packed: bool = True,
+    copied: bool = False,
 ) -> tuple[Any, str]:
     """A matrix product that keeps a tile of sums in registers, and its assembly."""
     lanes, group = intrinsic.lanes, intrinsic.group
@@ -32,12 +37,13 @@ def build(
     left = te.placeholder((ROWS, STEPS), a, "A")
     shape = (STEPS // group, columns, group) if packed else (STEPS // group, group, columns)
     right = te.placeholder(shape, b, "B")
+    rows = te.compute(left.shape, lambda i, k: left[i, k], "copy") if copied else left
     outer = te.reduce_axis((0, STEPS // group), "ko")
     inner = te.reduce_axis((0, group), "ki")
 
     def product(i: Any, j: Any) -> Any:
         weight = right[outer, j, inner] if packed else right[outer, inner, j]
-        factor = left[i, outer * group + inner].astype(c)
+        factor = rows[i, outer * group + inner].astype(c)
         factor = factor + shift if shift else factor
         return te.sum(factor * weight.astype(c), axis=[outer, inner])
 
@@ -201,6 +207,20 @@ def test_signed_dots_where_the_target_has_them():
         assert intrinsic is not None
         check_assembly(intrinsic, build(intrinsic, spec)[1])
     assert vnni.dot_shifted(base, 8) is None
+
+
+@pytest.mark.parametrize(("target", "lanes"), [("x86", 16), ("x86/generic-avx2", 8)])
+def test_operands_held_inside_the_kernel_stay_bfloat16(target, lanes):
+    """TVM would turn such a buffer into float32, and the pairs would be read wrongly."""
+    spec = runnable(target)
+    intrinsic = bf16.dot(spec, lanes)
+    library, _ = build(intrinsic, spec, copied=True)
+    left, right = bfloat16_operands(VECTORS * lanes)
+    got = run(library, left, right, VECTORS * lanes, "float32")
+    plain = right.astype(np.float64).transpose(0, 2, 1).reshape(STEPS, -1)
+    want = left.astype(np.float64) @ plain
+    bound = np.abs(left.astype(np.float64)) @ np.abs(plain) * STEPS * 2.0**-23
+    assert (np.abs(got - want) <= bound).all()
 
 
 @pytest.mark.parametrize("choose", [bf16.dot, vnni.dot])

@@ -9,6 +9,8 @@ control register says; `vdpbf16ps_model` in the tests is its arithmetic, bit by 
 
 from __future__ import annotations
 
+from textwrap import indent
+
 from schedules.cpu.intrinsics.base import DotIntrinsic, register
 from targets.spec import TargetSpec
 
@@ -26,6 +28,14 @@ define <{lanes} x float> @tilewright_dpbf16ps_{bits}(
       <{lanes} x float> %c, <{halves} x bfloat> %x, <{halves} x bfloat> %y)
   ret <{lanes} x float> %r
 }}
+"""
+
+# Before code generation TVM turns buffers of bfloat16 that a kernel holds inside (padded
+# activations, packed products) into float32, unless their address is used as it is: hence
+# the attributes, which mean nothing else.
+_KEEP = """
+with T.attr(0, "tilewright.keep_bfloat16", A.data):
+    with T.attr(0, "tilewright.keep_bfloat16", B.data):
 """
 
 _NATIVE = """
@@ -81,11 +91,16 @@ def dot(spec: TargetSpec, lanes: int) -> DotIntrinsic:
             "vdpbf16ps",
         )  # fmt: skip
         sizes = {"lanes": lanes, "halves": 2 * lanes, "bits": 32 * lanes}
-        register(intrinsic, _NATIVE.format(**sizes), library=_LIBRARY.format(**sizes))
+        register(intrinsic, _kept(_NATIVE.format(**sizes)), library=_LIBRARY.format(**sizes))
         return intrinsic
     intrinsic = DotIntrinsic(
         f"tilewright.bf16.fma.{lanes}", lanes, 2, ("bfloat16", "bfloat16", "float32"), "vfmadd231ps"
     )
     operands = {k: text.format(halves=2 * lanes) for k, text in _WIDENED_OPERANDS.items()}
-    register(intrinsic, _WIDENED.format(**operands))
+    register(intrinsic, _kept(_WIDENED.format(**operands)))
     return intrinsic
+
+
+def _kept(statements: str) -> str:
+    """The statements within the attributes that keep the operands in bfloat16."""
+    return _KEEP.strip() + indent(statements, " " * 8)
