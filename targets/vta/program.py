@@ -131,18 +131,6 @@ class Program:
             contents[name] = _content(self.buffers[names.index(name)], value)
         object.__setattr__(self, "contents", MappingProxyType(contents))
 
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Program):
-            return NotImplemented
-        return (
-            self.config == other.config
-            and self.instruction_address == other.instruction_address
-            and self.dram_bytes == other.dram_bytes
-            and self.buffers == other.buffers
-            and np.array_equal(self.instructions, other.instructions)
-            and np.array_equal(self.image(), other.image())
-        )
-
     def buffer(self, name: str) -> Buffer:
         """The buffer of a name.
 
