@@ -186,10 +186,10 @@ class RecordStore:
         self._writable()
         data = record.to_bytes()
         Record.from_bytes(data)
+        if self._has(record):
+            return record.id
         path = self.path_of(record)
         group, name = path.parent.name, path.name
-        if path.exists() and self._load(group, name) is not None:
-            return record.id
         temporary = self.folder / _TEMPORARY
         try:
             if not self._tidied:
@@ -256,7 +256,7 @@ class RecordStore:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RecordWarning)
             for record in other.records():
-                if self.path_of(record).exists():
+                if self._has(record):
                     known += 1
                 else:
                     added.append(self.add(record))
@@ -341,6 +341,10 @@ class RecordStore:
             return None
         self._cache[key] = record
         return record
+
+    def _has(self, record: Record) -> bool:
+        path = self.path_of(record)
+        return path.exists() and self._load(path.parent.name, path.name) is not None
 
     def _foreign(self) -> None:
         """Leave out records that lie where none belongs: no reader would ever find them."""

@@ -338,6 +338,38 @@ def test_a_disk_that_fills_up_in_the_middle_of_a_file(store: RecordStore, tmp_pa
     assert [f for f in files(store.folder) if f.endswith(".tmp")] == []
 
 
+def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
+    program = (
+        "import sys\n"
+        "from schedules.records import RecordStore, StoreError\n"
+        "from tests.unit.records.samples import dense, record\n"
+        "folder, said = sys.argv[1], []\n"
+        "try:\n"
+        "    for n in range(1, 500):\n"
+        "        said.append(RecordStore(folder).add(record(dense(n=n))))\n"
+        "except StoreError as error:\n"
+        "    print(error)\n"
+        "store = RecordStore(folder)\n"
+        "assert {r.id for r in store} == set(said) and len(said) > 10, len(said)\n"
+        "assert store.problems == []\n"
+    )
+    script = 'mount -t tmpfs -o size=200k tmpfs "$0" && exec "$@"'
+    command = ["unshare", "--mount", "sh", "-c", script, str(tmp_path)]
+    try:
+        able = subprocess.run([*command, "true"], check=False, capture_output=True, timeout=30)
+    except FileNotFoundError:
+        pytest.skip("there is no unshare to mount a small disk with")
+    if able.returncode != 0:
+        pytest.skip("a small disk cannot be mounted here")
+    done = subprocess.run(
+        [*command, sys.executable, "-c", program, str(tmp_path / "records")],
+        cwd=ROOT, check=False, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "No space left on device" in done.stdout
+    assert "the disk is full" in done.stdout
+
+
 def test_a_full_disk_still_quarantines(store: RecordStore, monkeypatch: pytest.MonkeyPatch) -> None:
     good = record()
     store.add(good)
