@@ -247,8 +247,7 @@ class Bench:
     ) -> list[float]:
         timing = self._timing
         evict = self._evictor(inputs) if timing.cold_weights else None
-        gc.collect()
-        gc.disable()
+        gc.disable()  # this process ends with this candidate
 
         def sample(number: int = 1) -> float:
             if evict is not None:

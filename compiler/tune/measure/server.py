@@ -9,6 +9,7 @@ own, so that Ctrl-C in a terminal reaches the tuner only.
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -70,6 +71,8 @@ def _import(kernels: str) -> None:
     importlib.import_module(kernels)
     for role in ("work", "run"):
         importlib.import_module(f"compiler.tune.measure.{role}")
+    gc.collect()
+    gc.freeze()  # what is shared with the workers must not be touched, or it is copied
 
 
 def _serve(connection: Connection, request: Message, workers: set[int], kernels: str) -> None:
