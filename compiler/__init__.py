@@ -16,12 +16,19 @@ from typing import TYPE_CHECKING, Any
 from compiler._version import __version__
 
 if TYPE_CHECKING:
-    from compiler.api import compile, load  # noqa: A004 - the name users expect
+    from compiler.api import compile, load, tune_model  # noqa: A004 - the name users expect
     from compiler.package import Bundle
+    from compiler.tune.options import Tune
 
-__all__ = ["Bundle", "__version__", "compile", "load"]
+__all__ = ["Bundle", "Tune", "__version__", "compile", "load", "tune_model"]
 
-_HOME = {"compile": "compiler.api", "load": "compiler.api", "Bundle": "compiler.package"}
+_HOME = {
+    "compile": "compiler.api",
+    "load": "compiler.api",
+    "tune_model": "compiler.api",
+    "Bundle": "compiler.package",
+    "Tune": "compiler.tune.options",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,19 +14,33 @@ from compiler.errors import (
     TilewrightError,
     VerificationError,
 )
+from compiler.options import (
+    TOLERANCES,
+    RecordsOption,
+    open_records,
+    read_precision,
+    read_required,
+    require_tuned_share,
+)
 from compiler.package import Bundle, read_bundle
 from compiler.package.atomic import PrivateFolder
 from compiler.package.bundle import compare_arrays
 from compiler.report import Report, compare
 from compiler.report import measure as measure_report
 from compiler.runtime.threads import check_threads, use_threads
-from compiler.stages import StageLog
+from compiler.search import search_kernels
+from compiler.source import Source, read_source
+from compiler.stages import Imported, StageLog
 from targets import TargetSpec, get_target, missing_features, require_available
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
     import torch
+
+    from compiler.tune.events import Listener
+    from compiler.tune.options import Tune
+    from compiler.tune.result import TuneResult
 
     Array = npt.NDArray[np.generic]
     Model = torch.nn.Module | torch.export.ExportedProgram | str | Path
@@ -46,10 +59,19 @@ def compile(  # noqa: A001 - the name users expect
     name: str | None = None,
     threads: int = 1,
     measure: bool = True,
-    tolerance: float = 1e-2,
+    tolerance: float | None = None,
     progress: Progress | None = None,
+    tune: Tune | str | bool = False,
+    records: RecordsOption = None,
+    precision: str = "float32",
+    require_tuned: float | None = None,
+    on_tune: Listener | None = None,
 ) -> Bundle:
     """Compile a trained model.
+
+    Heavy kernels are built as tuning records say: the user's own, then those that come with
+    this release. A kernel without a fitting record is built by its default; the report says
+    which, and why no record served it.
 
     Args:
         model: A module, an exported program, or the path of a ``.pt2`` file. A module is
@@ -66,42 +88,67 @@ def compile(  # noqa: A001 - the name users expect
         threads: Threads that the model is to run on.
         measure: Measure the latency report. Without it, `Bundle.report` is None.
         tolerance: Largest error against PyTorch on the example inputs that is accepted,
-            relative to the largest magnitude of an output. Integer outputs are left out.
+            relative to the largest magnitude of an output; by default 0.01, in bfloat16 0.05.
+            Integer outputs are left out.
         progress: Called as ``progress(stage, step)`` when a step begins.
+        tune: Search for faster kernels first, and keep them as records: a time such as
+            ``"30m"``, a number of trials, a `Tune`, or True for its defaults. By default
+            records are used, and nothing is searched for.
+        records: Folder of the user's records, in place of ``tilewright/records`` in the user's
+            data folder; False to look at no records at all, not even the shipped ones.
+        precision: ``"float32"``, or ``"bfloat16"`` (``"bf16"``) for the inputs of heavy
+            operators, whose sums stay float32.
+        require_tuned: Share, 0 to 1, of the FLOPs of kernels that can be tuned that must run
+            on records.
+        on_tune: Called with each event of the search; see `compiler.tune.events`.
 
     Raises:
         TargetError: The target is unknown, damaged or not available yet, or this machine
             cannot run its code and `measure` is set.
-        InputError: The example inputs do not fit the model, or `threads` cannot be had.
+        InputError: The example inputs do not fit the model, `threads` cannot be had, or an
+            option has no meaning.
+        TuneOptionError: `tune` has no meaning.
+        StoreError: The records cannot be read, or a search could not write them.
+        NotTunedError: Less than `require_tuned` runs on records; the kernels without one are
+            named, with reasons.
+        KeyboardInterrupt: The search was interrupted; its records are kept.
         ModelError: The model does not export, is empty, holds NaN weights or operators that
             are not supported.
         CompileError: A later stage failed.
         VerificationError: The compiled model's outputs are not PyTorch's.
     """
     from compiler.build import build
-    from compiler.frontend import import_model
     from compiler.lower import lower
+    from compiler.tune.options import Tune
 
+    search = Tune.parse(tune)
+    precision = read_precision(precision)
+    required = read_required(require_tuned)
+    if tolerance is None:
+        tolerance = TOLERANCES[precision]
     spec = choose_target(target, measure=measure)
+    store = open_records(records, search)
     runs_here = not missing_features(spec)
     check_threads(threads)
     # Before any stage runs generated code: TVM's thread pool takes its size from the first call.
     use_threads(threads)
     log = _Log(progress)
-    source = _read_source(model, example_inputs, name, log)
-
-    imported = import_model(
-        source.model,
-        source.given,
-        dynamic_shapes=dynamic_shapes,
-        dynamic_batch=dynamic_batch,
-        name=source.name,
-        log=log,
+    source, imported = _import(
+        model, example_inputs, dynamic_shapes, name, log, dynamic_batch=dynamic_batch
     )
     with log.time("frontend", "reference outputs"):
         expected = source.reference()
+    if search is not None:
+        with _as_compile_error("tune", spec):
+            result = search_kernels(
+                imported, spec, search, store, log,
+                precision=precision, threads=threads, listener=on_tune,
+            )  # fmt: skip
+        if result.interrupted:
+            raise KeyboardInterrupt
     with _as_compile_error("lower", spec):
-        lowered = lower(imported, spec, log)
+        lowered = lower(imported, spec, log, select=store.selector(threads), precision=precision)
+    require_tuned_share(lowered.kernels, required, target=spec, precision=precision, records=store)
     with _workdir() as workdir:
         with _as_compile_error("build", spec):
             built = build(lowered, spec, log, workdir)
@@ -129,6 +176,70 @@ def compile(  # noqa: A001 - the name users expect
             )
     bundle.set_stages(log.records)
     return bundle
+
+
+def tune_model(
+    model: Model,
+    target: str | Path | TargetSpec = "x86",
+    *,
+    tune: Tune | str | bool = True,
+    example_inputs: Sequence[Any] | Mapping[str, Any] | None = None,
+    dynamic_shapes: Any = None,
+    dynamic_batch: bool = False,
+    name: str | None = None,
+    threads: int = 1,
+    records: RecordsOption = None,
+    precision: str = "float32",
+    progress: Progress | None = None,
+    on_tune: Listener | None = None,
+) -> TuneResult:
+    """Search for faster kernels for a model and keep them as records, without compiling it.
+
+    Stopped by Ctrl-C it keeps all that was found, and called again it continues.
+
+    Args:
+        model: As in `compile`, like the other arguments.
+        target: The device.
+        tune: How long to search, at least a limit of time or of trials.
+        example_inputs: They fix the sizes.
+        dynamic_shapes: Sizes that vary; kernels that they reach cannot be tuned.
+        dynamic_batch: As in `compile`.
+        name: The model's name.
+        threads: Threads that the kernels are to run on.
+        records: Folder that the records go to.
+        precision: As in `compile`.
+        progress: Called as ``progress(stage, step)`` when a step begins.
+        on_tune: Called with each event of the search.
+
+    Returns:
+        What was done; `TuneResult.interrupted` says whether Ctrl-C ended it.
+
+    Raises:
+        TilewrightError: As `compile`.
+    """
+    from compiler.tune.options import Tune
+
+    search = Tune.parse(tune)
+    if search is None:
+        raise InputError(
+            "there is nothing to do without a search",
+            where="tune",
+            hint='give a time such as "30m", a number of trials or a Tune(...)',
+        )
+    precision = read_precision(precision)
+    spec = choose_target(target, measure=False)
+    store = open_records(records, search)
+    check_threads(threads)
+    use_threads(threads)
+    log = _Log(progress)
+    _, imported = _import(
+        model, example_inputs, dynamic_shapes, name, log, dynamic_batch=dynamic_batch
+    )
+    with _as_compile_error("tune", spec):
+        return search_kernels(
+            imported, spec, search, store, log,
+            precision=precision, threads=threads, listener=on_tune,
+        )  # fmt: skip
 
 
 def load(path: str | Path, *, threads: int | None = None) -> Bundle:
@@ -171,6 +282,30 @@ def choose_target(target: str | Path | TargetSpec, *, measure: bool) -> TargetSp
     return spec
 
 
+def _import(
+    model: Any,
+    example_inputs: Any,
+    dynamic_shapes: Any,
+    name: str | None,
+    log: StageLog,
+    *,
+    dynamic_batch: bool,
+) -> tuple[Source, Imported]:
+    """The model as a Relax module, and where it came from."""
+    from compiler.frontend import import_model
+
+    source = read_source(model, example_inputs, name, log)
+    imported = import_model(
+        source.model,
+        source.given,
+        dynamic_shapes=dynamic_shapes,
+        dynamic_batch=dynamic_batch,
+        name=source.name,
+        log=log,
+    )
+    return source, imported
+
+
 class _Log(StageLog):
     """A stage log that tells somebody when a step begins."""
 
@@ -184,118 +319,6 @@ class _Log(StageLog):
             self._progress(stage, name)
         with super().time(stage, name) as detail:
             yield detail
-
-
-@dataclass(frozen=True, slots=True)
-class _Source:
-    """The model and its example inputs, after the strings and paths were read.
-
-    Attributes:
-        model: A module or an exported program.
-        given: Example inputs for the import stage, None if the program's own are used.
-        args: Positional example inputs.
-        kwargs: Named ones.
-        name: The model's name, if it is known already.
-    """
-
-    model: Any
-    given: Any
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
-    name: str | None
-
-    def tensors(self) -> tuple[Any, ...]:
-        """The tensors among the example inputs, in the order in which the model takes them."""
-        import torch
-        from torch.utils import _pytree as pytree
-
-        leaves = pytree.tree_leaves((self.args, dict(self.kwargs)))
-        return tuple(leaf for leaf in leaves if isinstance(leaf, torch.Tensor))
-
-    def reference(self) -> tuple[Array, ...]:
-        """PyTorch's outputs for the example inputs, as numpy arrays.
-
-        Raises:
-            InputError: The model does not run on them.
-        """
-        import torch
-        from torch.utils import _pytree as pytree
-
-        from compiler.frontend.export import inference_mode
-        from compiler.runtime.tensors import torch_to_numpy
-
-        args, kwargs = pytree.tree_map_only(
-            torch.Tensor, torch.clone, (self.args, dict(self.kwargs))
-        )
-        is_program = isinstance(self.model, torch.export.ExportedProgram)
-        with torch.no_grad(), nullcontext() if is_program else inference_mode(self.model):
-            call = self.model.module() if is_program else self.model
-            try:
-                result = call(*args, **kwargs)
-            except Exception as error:
-                raise InputError(
-                    f"the model exports, but does not run on the example inputs: {error}",
-                    where="example_inputs",
-                    hint="call model(*example_inputs) yourself to see the whole error",
-                ) from error
-        leaves = pytree.tree_leaves(result)
-        return tuple(torch_to_numpy(leaf) for leaf in leaves if isinstance(leaf, torch.Tensor))
-
-
-def _read_source(model: Any, example_inputs: Any, name: str | None, log: StageLog) -> _Source:
-    """Read a path, and turn numpy example inputs into torch tensors.
-
-    Raises:
-        ModelError: The path is no exported program.
-        InputError: There are no example inputs.
-    """
-    import torch
-
-    from compiler.frontend.checks import split_inputs
-    from compiler.frontend.export import load_program
-
-    if isinstance(model, str | Path):
-        path = Path(model)
-        name = name or path.stem
-        with log.time("frontend", "load"):
-            model = load_program(path)
-    given = _to_torch(example_inputs)
-    if given is None and isinstance(model, torch.export.ExportedProgram):
-        if model.example_inputs is None:
-            raise InputError(
-                "the exported program brings no example inputs",
-                where="example_inputs",
-                hint="give some: compile(program, example_inputs=(x,))",
-            )
-        args, kwargs = model.example_inputs
-    else:
-        args, kwargs = split_inputs(given)
-    return _Source(model, given, tuple(args), dict(kwargs), name)
-
-
-def _to_torch(example_inputs: Any) -> Any:
-    """numpy arrays anywhere in the example inputs as torch tensors.
-
-    Raises:
-        InputError: torch has no such dtype.
-    """
-    import numpy as np
-    import torch
-    from torch.utils import _pytree as pytree
-
-    def convert(leaf: Any) -> Any:
-        if not isinstance(leaf, np.ndarray):
-            return leaf
-        try:
-            return torch.from_numpy(np.array(leaf, order="C"))
-        except TypeError as error:
-            raise InputError(
-                f"torch has no dtype {leaf.dtype}",
-                where="example_inputs",
-                hint="convert the array with .astype",
-            ) from error
-
-    return pytree.tree_map(convert, example_inputs)
 
 
 def _check_error(bundle: Bundle, expected: Sequence[Array], tolerance: float) -> None:

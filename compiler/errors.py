@@ -6,6 +6,8 @@ Exit codes of the command line: 1 internal or unspecified, 2 wrong usage, 3 targ
 
 from __future__ import annotations
 
+import shlex
+
 from targets.errors import (
     TargetError,
     TargetNotAvailableError,
@@ -50,6 +52,58 @@ class UnsupportedOperatorError(ModelError):
     """The model uses operators that cannot be imported; all of them are named at once."""
 
 
+class NotTunedError(CompileError):
+    """Less of the model runs on tuning records than was required.
+
+    Args:
+        message: How much does, and which kernels do not, with reasons.
+        target: Name of the target compiled for.
+        arguments: Arguments of ``tilewright tune`` after the model that would tune the rest.
+        share: Share of the FLOPs of kernels that can be tuned that runs on records, 0 to 1.
+        misses: Names of the kernels without a record, most FLOPs first.
+        model: The model as the command line names it.
+    """
+
+    exit_code = 8
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        target: str,
+        arguments: tuple[str, ...],
+        share: float,
+        misses: tuple[str, ...],
+        model: str = "MODEL",
+    ) -> None:
+        self.arguments = arguments
+        self.share = share
+        self.misses = misses
+        command = shlex.join(["tilewright", "tune", model, *arguments])
+        super().__init__(
+            message,
+            stage="lower",
+            target=target,
+            hint=f'tune it: `{command}`, or compile with tune="30m" (--tune 30m)',
+        )
+
+    def named(self, model: str, *options: str) -> NotTunedError:
+        """The same error with the model in the hint's command as the user gave it.
+
+        Args:
+            model: As on the command line.
+            options: Further arguments, such as its inputs.
+        """
+        return NotTunedError(
+            self.message,
+            target=self.target or "",
+            arguments=(*options, *self.arguments),
+            share=self.share,
+            misses=self.misses,
+            model=model,
+        )
+
+
 class InputError(TilewrightError):
     """Inputs do not fit the model: number, names, shapes or dtypes."""
 
@@ -80,6 +134,7 @@ __all__ = [
     "FileError",
     "InputError",
     "ModelError",
+    "NotTunedError",
     "TargetError",
     "TargetNotAvailableError",
     "TilewrightError",

@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from compiler.cli import tune_view
 from compiler.cli.inputs import GivenInputs, check_output, read_inputs, write_outputs
+from compiler.cli.model import (
+    THREADS_HELP,
+    input_option,
+    load_model,
+    model_arguments,
+    records_option,
+    target_argument,
+    with_model_options,
+)
 from compiler.cli.output import Session, with_common_options
 from compiler.cli.tables import (
     coverage_document,
@@ -24,7 +34,7 @@ from compiler.cli.tables import (
     verification_text,
 )
 from compiler.codec import encode
-from compiler.errors import BundleError, InputError
+from compiler.errors import BundleError, NotTunedError
 
 if TYPE_CHECKING:
     from compiler.package import Bundle
@@ -32,34 +42,11 @@ if TYPE_CHECKING:
 
 #: Runs that are not counted before `run --bench` measures.
 _WARMUP = 3
-_INPUT_HELP = (
-    "An input, as often as the model has some: x.npy, x.npz (by name), a shape filled with "
-    "seeded random numbers such as 1x3x224x224 or 1x128/int64:1000 (0 to 999), or any of them "
-    "for a named input: NAME=..."
-)
 _bundle_argument = click.argument("bundle", type=click.Path(path_type=Path))
-_input_option = click.option(
-    "-i", "--input", "inputs", multiple=True, metavar="INPUT", help=_INPUT_HELP
-)
-_threads_help = "Threads that the model runs on."
 
 
 @click.command("compile")
-@click.argument("model")
-@click.option(
-    "--target",
-    default="x86",
-    show_default=True,
-    metavar="NAME|FILE.toml",
-    help="Device to compile for; x86 is this machine. `tilewright targets` lists them.",
-)
-@_input_option
-@click.option(
-    "--weights",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="State dict (.pt, .pth) or .safetensors to load into the factory's model.",
-)
+@with_model_options
 @click.option(
     "-o",
     "--output",
@@ -74,11 +61,6 @@ _threads_help = "Threads that the model runs on."
     metavar="PATH",
     help="Write the report as an HTML page, too.",
 )
-@click.option("--name", metavar="NAME", help="The model's name.")
-@click.option(
-    "--threads", type=click.IntRange(min=1), default=1, show_default=True, help=_threads_help
-)
-@click.option("--dynamic-batch", is_flag=True, help="Axis 0 of every input may vary.")
 @click.option(
     "--measure/--no-measure",
     default=True,
@@ -88,9 +70,26 @@ _threads_help = "Threads that the model runs on."
 @click.option(
     "--tolerance",
     type=click.FloatRange(min=0),
-    default=1e-2,
-    show_default=True,
-    help="Largest accepted error against PyTorch, relative to an output's largest magnitude.",
+    help="Largest accepted error against PyTorch, relative to an output's largest magnitude; by "
+    "default 0.01, in bfloat16 0.05.",
+)
+@click.option(
+    "--tune",
+    "tune_text",
+    metavar="LIMIT",
+    help="Search for faster kernels first: for so long (30m, 90s, 1h30m), for a number of trials "
+    "(2000), or both (30m,2000).",
+)
+@records_option
+@click.option(
+    "--no-records", is_flag=True, help="Look at no tuning records: every kernel is a default."
+)
+@click.option(
+    "--require-tuned",
+    type=click.FloatRange(0, 1),
+    metavar="SHARE",
+    help="Fail (exit code 8) if less than this share of the FLOPs of kernels that can be tuned "
+    "runs on tuning records: 0.9.",
 )
 @with_common_options
 @click.pass_obj
@@ -106,8 +105,13 @@ def compile_(
     name: str | None,
     threads: int,
     dynamic_batch: bool,
+    precision: str,
     measure: bool,
-    tolerance: float,
+    tolerance: float | None,
+    tune_text: str | None,
+    records: Path | None,
+    no_records: bool,
+    require_tuned: float | None,
 ) -> None:
     """Compile MODEL into a bundle.
 
@@ -116,12 +120,17 @@ def compile_(
     """
     from compiler.api import choose_target
     from compiler.api import compile as compile_model
+    from compiler.options import open_records
     from compiler.package.atomic import check_destination
     from compiler.package.manifest import MANIFEST
+    from compiler.tune.options import Tune
 
     if html is not None and not measure:
         raise click.UsageError("--html needs the report: leave out --no-measure")
-    spec = choose_target(_target_argument(target), measure=measure)
+    if no_records and (records is not None or tune_text is not None):
+        raise click.UsageError("--no-records excludes --records and --tune")
+    tune = Tune.parse(tune_text)
+    spec = choose_target(target_argument(target), measure=measure)
     given = read_inputs(inputs)
     # Before the minutes of work, not after.
     if output is not None:
@@ -130,22 +139,39 @@ def compile_(
         check_destination(html)
     if given.describe():
         session.message(f"note: {given.describe()}")
+    if tune is not None:
+        folder = open_records(records, tune).folder
+        session.kept = (
+            f"no bundle was written; the records found so far are in {folder}, and the same "
+            "command continues"
+        )
     with session.working(), session.progress() as progress:
         progress("frontend", "load PyTorch and TVM")
         session.import_heavy("torch", "schedules.tvm_adapter")
         progress("frontend", "read the model")
-        loaded, own_inputs, own_name = _read_model(model, weights)
-        bundle = compile_model(
-            loaded,
-            spec,
-            example_inputs=_example_inputs(given, own_inputs),
-            dynamic_batch=dynamic_batch,
-            name=name or own_name,
-            threads=threads,
-            measure=measure,
-            tolerance=tolerance,
-            progress=progress,
-        )
+        loaded = load_model(model, weights, given, name)
+        title = f"Tuning {loaded.name or 'the model'} for {spec.name}"
+        with tune_view.follow(session, progress, title) as on_tune:
+            try:
+                bundle = compile_model(
+                    loaded.model,
+                    spec,
+                    example_inputs=loaded.example_inputs,
+                    dynamic_batch=dynamic_batch,
+                    name=loaded.name,
+                    threads=threads,
+                    measure=measure,
+                    tolerance=tolerance,
+                    progress=progress,
+                    tune=tune or False,
+                    records=False if no_records else records,
+                    precision=precision,
+                    require_tuned=require_tuned,
+                    on_tune=on_tune,
+                )
+            except NotTunedError as error:
+                same = model_arguments(inputs, weights, threads, dynamic_batch=dynamic_batch)
+                raise error.named(model, *same) from error
         progress("package", "write")
         path = bundle.save(output or Path(f"{_file_name(bundle.name)}.tw"), folder=folder)
         if html is not None and bundle.report is not None:
@@ -172,7 +198,7 @@ def compile_(
 
 @click.command("run")
 @_bundle_argument
-@_input_option
+@input_option
 @click.option(
     "-o",
     "--output",
@@ -185,7 +211,7 @@ def compile_(
 @click.option(
     "--threads",
     type=click.IntRange(min=1),
-    help=_threads_help + " By default as many as it was compiled for.",
+    help=THREADS_HELP + " By default as many as it was compiled for.",
 )
 @with_common_options
 @click.pass_obj
@@ -291,7 +317,7 @@ def targets(session: Session, name: str | None) -> None:
     from targets import get_target, list_targets
 
     if name is not None:
-        spec = get_target(_target_argument(name))
+        spec = get_target(target_argument(name))
         if session.json:
             session.document(encode(spec))
         else:
@@ -348,29 +374,6 @@ def inspect_(session: Session, bundle: Path, kernels: bool) -> None:
         session.show(table)
     if kernels:
         session.show(kernels_table(contents))
-
-
-def _target_argument(text: str) -> str | Path:
-    return Path(text) if text.endswith(".toml") else text
-
-
-def _read_model(model: str, weights: Path | None) -> tuple[Any, Any, str | None]:
-    """A model, the example inputs that it brings itself (or None), and its name."""
-    from compiler.frontend import read_model
-
-    return read_model(model, weights=weights)
-
-
-def _example_inputs(given: GivenInputs, own: Any) -> Any:
-    if not given:
-        return own
-    if given.positional and given.named:
-        raise InputError(
-            "some inputs are given by name and some by position",
-            where="--input",
-            hint="name all of them or none",
-        )
-    return dict(given.named) if given.named else given.positional
 
 
 def _model_inputs(bundle: Bundle, given: GivenInputs) -> tuple[Any, ...]:

@@ -16,6 +16,29 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
+def _nothing() -> None:
+    """Where there is nothing to stop or start."""
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """The line that shows the step at work.
+
+    Attributes:
+        show: Called with a stage and a step.
+        stop: Take the line off the terminal, so that something else can be drawn.
+        start: Draw it again.
+    """
+
+    show: Callable[[str, str], None]
+    stop: Callable[[], None] = _nothing
+    start: Callable[[], None] = _nothing
+
+    def __call__(self, stage: str, name: str) -> None:
+        """A step begins."""
+        self.show(stage, name)
+
+
 @dataclass(slots=True)
 class Session:
     """One run of the command line.
@@ -25,12 +48,14 @@ class Session:
         json: Whether standard output gets one JSON document and nothing else.
         stopped: Exit code to end with since a signal asked for it, 0 if none did.
         deferring: Whether a signal is only noted for now.
+        kept: What to say after an interrupt, if something was kept.
     """
 
     debug: bool = False
     json: bool = False
     stopped: int = 0
     deferring: bool = False
+    kept: str = ""
     _done: bool = field(default=False, repr=False)
 
     def document(self, content: Any) -> None:
@@ -85,7 +110,7 @@ class Session:
             yield
 
     @contextmanager
-    def progress(self) -> Iterator[Callable[[str, str], None]]:
+    def progress(self) -> Iterator[Steps]:
         """A line that shows the stage and step at work, on a terminal only.
 
         Yields:
@@ -93,7 +118,7 @@ class Session:
         """
         screen = console(stderr=True)
         if self.json or not screen.is_terminal:
-            yield lambda _stage, _name: self.check()
+            yield Steps(lambda _stage, _name: self.check())
             return
         from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
@@ -105,7 +130,7 @@ class Session:
                 self.check()
                 bar.update(task, description=f"[bold]{stage}[/bold]  {name}")
 
-            yield step
+            yield Steps(step, bar.stop, bar.start)
 
 
 def console(*, stderr: bool) -> Console:

@@ -33,12 +33,14 @@ def describe_kernels(
     writes: dict[str, float] = {}
     dtypes: dict[str, str] = {}
     sources: dict[str, list[str]] = defaultdict(list)
+    calls: dict[str, int] = defaultdict(int)
     for block in module["main"].body.blocks:
         for binding in block.bindings:
             call = binding.value
             if not is_call_tir(call):
                 continue
             name = str(call.args[0].name_hint)
+            calls[name] += 1
             operands = call.args[1].fields if isinstance(call.args[1], relax.Tuple) else []
             results = call.ty_args
             reads[name] = sum(tensor_bytes(a.ty) for a in operands)
@@ -59,6 +61,7 @@ def describe_kernels(
             dtype=dtypes.get(d.name, "float32"),
             sources=tuple(sources.get(d.name, ())),
             why=d.remark,
+            calls=max(1, calls.get(d.name, 1)),
             **_origin(d, chosen.get(d.name)),
         )
         for d in decisions

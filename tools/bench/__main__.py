@@ -12,7 +12,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from tools.bench.contenders import CONTENDERS, DEFAULT_PEERS, OURS
+from tools.bench.contenders import CONTENDERS, DEFAULT_PEERS, OWN, TUNED
 from tools.bench.driver import ROOT, run_net
 from tools.bench.machine import slug, this_machine
 from tools.bench.markdown import number, range_of, render
@@ -58,8 +58,14 @@ class _Names(click.ParamType[tuple[str, ...]]):
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.option("--nets", type=_Names(NETS), default=NETS, help="Networks, comma-separated.")
 @click.option(
+    "--ours",
+    "own",
+    type=_Names(OWN),
+    help=f"Which of ours, comma-separated. Default: {','.join(OWN)}, with --quick {TUNED}.",
+)
+@click.option(
     "--peers",
-    type=_Names(tuple(key for key in CONTENDERS if key != OURS)),
+    type=_Names(tuple(key for key in CONTENDERS if key not in OWN)),
     help=f"Runtimes to compare with, comma-separated. Default: {','.join(DEFAULT_PEERS)}.",
 )
 @click.option("--quick", is_flag=True, help="PyTorch eager only, few rounds, write nothing.")
@@ -81,6 +87,7 @@ class _Names(click.ParamType[tuple[str, ...]]):
 )
 def main(
     nets: tuple[str, ...],
+    own: tuple[str, ...] | None,
     peers: tuple[str, ...] | None,
     quick: bool,
     threads: int,
@@ -93,13 +100,14 @@ def main(
 ) -> None:
     """Compare Tilewright's latency with other runtimes', interleaved on the same pinned CPUs.
 
-    Exit code 0 if ours was measured on every network, 1 if not.
+    Exit code 0 if each of ours was measured on every network, 1 if not.
     """
     console = Console(width=None if sys.stdout.isatty() else 130)
     if write is not None and no_write:
         raise click.UsageError("--write and --no-write exclude each other")
     folder = None if no_write else (write or (None if quick else ROOT / "docs" / "benchmarks"))
-    keys = (OURS, *(peers or (("torch",) if quick else DEFAULT_PEERS)))
+    own = own or ((TUNED,) if quick else OWN)
+    keys = (*own, *(peers or (("torch",) if quick else DEFAULT_PEERS)))
     machine = this_machine()
     settings = Settings(
         threads=threads,
@@ -138,7 +146,7 @@ def main(
     if folder is not None:
         for path in _write(result, folder):
             console.print(f"written: {path}", soft_wrap=True)
-    ours = [net.of(OURS) for net in result.nets]
+    ours = [net.of(key) for net in result.nets for key in own]
     sys.exit(0 if all(c is not None and c.status == "measured" for c in ours) else 1)
 
 

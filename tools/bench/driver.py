@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from tools.bench import environments
-from tools.bench.contenders import OURS, Contender
+from tools.bench.contenders import Contender, base_of
 from tools.bench.contenders.case import CASE, REFERENCE, Array, read_arrays
 from tools.bench.machine import busy_seconds, process_seconds
 from tools.bench.order import order_of
@@ -324,7 +324,7 @@ def _compare(result: NetResult, runners: Sequence[Runner]) -> None:
         if entry.status == "measured":
             entry.latency_ms = spread([time for times in runner.rounds for time in times])
             entry.round_ms = round_medians(runner.rounds)
-    ours = result.of(OURS)
+    ours = result.of(base_of(entry.key for entry in result.contenders))
     if ours is None or ours.status != "measured":
         return
     for entry in result.contenders:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from tools.bench.contenders import OURS
+from tools.bench.contenders import BF16, CONTENDERS, TUNED
+from tools.bench.limits import best_f32, bf16, default_over_tuned, limits
 from tools.bench.results import BenchResult, ContenderResult
 from tools.bench.stats import Spread, geomean
 
@@ -67,8 +68,9 @@ def render(result: BenchResult) -> str:
     parts = [
         f"# Latency beside other runtimes: {result.machine.cpu}",
         _setup(result),
+        *_limits(result),
         "## Ratio of the peer's time to ours",
-        ratio_note,
+        f"Ours is *{CONTENDERS[result.ours].label}*. {ratio_note}",
         _ratios(result),
         _other_precisions(result),
         _against_eager(result),
@@ -107,14 +109,53 @@ def _setup(result: BenchResult) -> str:
             ["system", f"{machine.system}, Python {machine.python}"],
             ["measured with", f"{threads} pinned to CPU {cpus}, batch 1"],
             ["rounds", f"{settings.rounds}, contenders in turn in each"],
-            ["target", f"`{settings.target}`, no schedule search"],
+            ["target", f"`{settings.target}`"],
         ],
         left=2,
     )
 
 
+def _limits(result: BenchResult) -> list[str]:
+    """The figures that the project has to reach; nothing if none of them was measured."""
+    found = limits(result.nets)
+    if all(limit.value is None for limit in found):
+        return []
+    rows = []
+    for net in result.nets:
+        best, low, default = best_f32(net), bf16(net), default_over_tuned(net)
+        row = [net.name, _NONE if best is None else CONTENDERS[best[0]].label]
+        row += [_NONE if value is None else number(value)
+                for value in (best[1] if best is not None else None, low, default)]  # fmt: skip
+        rows.append(row)
+    header = [
+        "network",
+        "fastest f32 peer",
+        f"its time over {CONTENDERS[TUNED].label}",
+        f"OpenVINO as it comes over {CONTENDERS[BF16].label}",
+        "default over tuned",
+    ]
+    summary = [
+        [
+            limit.name,
+            f"{'at least' if limit.least else 'at most'} {limit.limit:g}",
+            _NONE if limit.value is None else f"**{number(limit.value)}**",
+            str(limit.nets),
+            {True: "yes", False: "no", None: "not measured"}[limit.reached],
+        ]
+        for limit in found
+    ]
+    note = "Medians over the rounds, each round's own ratio being taken first."
+    return [
+        "## What has to be reached",
+        table(["figure", "limit", "measured", "networks", "reached"], summary),
+        note,
+        table(header, rows, left=2),
+    ]
+
+
 def _labels(result: BenchResult, *, ours: bool) -> list[tuple[str, str]]:
-    return [(c.key, c.label) for c in result.nets[0].contenders if ours or c.key != OURS]
+    base = result.ours
+    return [(c.key, c.label) for c in result.nets[0].contenders if ours or c.key != base]
 
 
 def _ratios(result: BenchResult) -> str:

@@ -6,12 +6,14 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from tools.bench.contenders import OURS
+from tools.bench.contenders import base_of
+from tools.bench.limits import limits
 from tools.bench.machine import Machine
-from tools.bench.stats import Spread, geomean
+from tools.bench.stats import Spread, geomean, ratio_spread
 
 #: Version of the JSON document's form.
-SCHEMA = 1
+#: 2: several contenders of ours; `ours` names the one that `ratio` refers to.
+SCHEMA = 2
 
 
 @dataclass(slots=True)
@@ -24,7 +26,8 @@ class ContenderResult:
         status: ``failed`` if it could not be set up, hung, broke or gave wrong outputs.
         error: Why it failed.
         latency_ms: Over all timed inferences.
-        ratio: Its time over ours, round by round; None for ours, or if either failed.
+        ratio: Its time over ours, round by round; None for ours, or if either failed. Which of
+            ours is `BenchResult.ours`.
         round_ms: The median of each round.
         max_abs_error: Largest difference from PyTorch eager's outputs.
         max_rel_error: The same over the largest magnitude in that output.
@@ -73,6 +76,16 @@ class NetResult:
         """The result of one contender, if it took part."""
         return next((c for c in self.contenders if c.key == key), None)
 
+    def ratio(self, slower: str, faster: str) -> Spread | None:
+        """The first contender's time over the second's, round by round.
+
+        None if one of them was not measured.
+        """
+        over, under = self.of(slower), self.of(faster)
+        if over is None or under is None or "failed" in (over.status, under.status):
+            return None
+        return ratio_spread(over.round_ms, under.round_ms)
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -103,6 +116,11 @@ class BenchResult:
         """The contenders, in the order of the tables."""
         return [c.key for c in self.nets[0].contenders] if self.nets else []
 
+    @property
+    def ours(self) -> str:
+        """Key of our contender that the ratios refer to."""
+        return base_of(self.keys())
+
     def ratios(self, key: str) -> list[float]:
         """The median ratio of the peer's time to ours on each network that has one."""
         found = [net.of(key) for net in self.nets]
@@ -114,11 +132,13 @@ class BenchResult:
             "schema": SCHEMA,
             "kind": "measured",
             "ratio": "the peer's time over ours; above 1: we are faster",
+            "ours": self.ours,
             **asdict(self),
             "geomean_ratio": {
                 key: {"value": geomean(ratios), "nets": len(ratios)}
                 for key in self.keys()
-                if key != OURS and (ratios := self.ratios(key))
+                if key != self.ours and (ratios := self.ratios(key))
             },
+            "limits": [asdict(limit) for limit in limits(self.nets)],
         }
         return json.dumps(document, indent=1) + "\n"

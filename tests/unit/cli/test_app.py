@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 
 from compiler._version import __version__
@@ -20,14 +21,21 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"tilewright {__version__}\n"
 
 
-@pytest.mark.parametrize("command", ["", "compile", "run", "report", "targets", "inspect"])
+@pytest.mark.parametrize("command", ["", "compile", "tune", "run", "report", "targets", "inspect"])
 def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_cli([*command.split(), "--help"]) == 0
     assert "Usage: tilewright" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["targets"], ["targets", "--json", "arm/rpi4"], ["compile", "--help"]]
+    "arguments",
+    [
+        ["--help"],
+        ["targets"],
+        ["targets", "--json", "arm/rpi4"],
+        ["compile", "--help"],
+        ["tune", "--help"],
+    ],
 )
 def test_nothing_heavy_is_imported(arguments: list[str]) -> None:
     program = (
@@ -45,7 +53,9 @@ def test_nothing_heavy_is_imported(arguments: list[str]) -> None:
 def test_importing_the_package_is_cheap() -> None:
     program = (
         "import sys, compiler\n"
-        "assert sorted(dir(compiler)) == ['Bundle', '__version__', 'compile', 'load']\n"
+        "assert sorted(dir(compiler)) == "
+        "['Bundle', 'Tune', '__version__', 'compile', 'load', 'tune_model']\n"
+        "compiler.Tune(minutes=1)\n"
         "heavy = {'tvm', 'torch', 'numpy', 'rich', 'click'} & set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else 0)\n"
     )
@@ -168,6 +178,11 @@ def test_a_reader_that_goes_away() -> None:
 
 
 def test_every_command_has_json_and_debug() -> None:
-    for name, command in cli.commands.items():
+    commands = dict(cli.commands)
+    while commands:
+        name, command = commands.popitem()
+        if isinstance(command, click.Group):
+            commands |= {f"{name} {key}": leaf for key, leaf in command.commands.items()}
+            continue
         options = {option for parameter in command.params for option in parameter.opts}
         assert {"--json", "--debug"} <= options, name

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from tests.unit.tools.results import failed, measured
 from tools.bench import __main__ as cli
-from tools.bench.contenders import CONTENDERS, DEFAULT_PEERS, OURS, Contender
+from tools.bench.contenders import CONTENDERS, DEFAULT_PEERS, OURS, OWN, TUNED, Contender
 from tools.bench.protocol import ContenderError
 from tools.bench.results import NetResult, Settings
 
@@ -30,9 +30,15 @@ class _Recorder:
         keys = [contender.key for contender in contenders]
         self.calls.append((net, keys, settings))
         ours_ms = None if self.ours_fails else [10.0, 11.0]
-        ours = failed(OURS, "no schedule") if self.ours_fails else measured(OURS, [10, 11], None)
-        peers = [measured(key, [20.0, 22.0], ours_ms) for key in keys[1:]]
-        return NetResult(net, ["float32 [1]"], 1, [ours, *peers])
+        entries = [
+            failed(key, "no schedule")
+            if key == OURS and self.ours_fails
+            else measured(key, [10, 11], None)
+            if key in OWN
+            else measured(key, [20.0, 22.0], ours_ms)
+            for key in keys
+        ]
+        return NetResult(net, ["float32 [1]"], 1, entries)
 
 
 @pytest.fixture
@@ -50,7 +56,7 @@ def test_all_nets_and_peers_by_default(recorder: _Recorder, tmp_path: Path) -> N
     done = _run("--write", str(tmp_path))
     assert done.exit_code == 0, done.output
     assert [net for net, _, _ in recorder.calls] == list(cli.NETS)
-    assert all(keys == [OURS, *DEFAULT_PEERS] for _, keys, _ in recorder.calls)
+    assert all(keys == [*OWN, *DEFAULT_PEERS] for _, keys, _ in recorder.calls)
     assert recorder.calls[0][2].rounds == cli.DEFAULT_ROUNDS
     (data,) = tmp_path.glob("*-1t.json")
     assert len(json.loads(data.read_text())["nets"]) == len(cli.NETS)
@@ -66,8 +72,8 @@ def test_quick_measures_eager_only_and_writes_nothing(
     done = _run("--quick", "--nets", "vit_tiny,resnet18")
     assert done.exit_code == 0, done.output
     assert [(net, keys) for net, keys, _ in recorder.calls] == [
-        ("vit_tiny", [OURS, "torch"]),
-        ("resnet18", [OURS, "torch"]),
+        ("vit_tiny", [TUNED, "torch"]),
+        ("resnet18", [TUNED, "torch"]),
     ]
     assert recorder.calls[0][2].rounds == cli.QUICK_ROUNDS
     assert "x 2.00" in done.output
@@ -76,7 +82,13 @@ def test_quick_measures_eager_only_and_writes_nothing(
 
 def test_all_peers_by_name(recorder: _Recorder) -> None:
     assert _run("--no-write", "--peers", "all", "--nets", "resnet18").exit_code == 0
-    assert recorder.calls[0][1] == [OURS, *(key for key in CONTENDERS if key != OURS)]
+    assert recorder.calls[0][1] == list(CONTENDERS)
+
+
+def test_one_of_ours_by_name(recorder: _Recorder) -> None:
+    done = _run("--no-write", "--ours", OURS, "--peers", "torch", "--nets", "resnet18")
+    assert done.exit_code == 0
+    assert recorder.calls[0][1] == [OURS, "torch"]
 
 
 def test_exit_code_says_that_ours_failed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,6 +113,7 @@ def test_a_network_that_cannot_be_built_ends_it(monkeypatch: pytest.MonkeyPatch)
     [
         (("--nets", "resnet19"), "unknown: resnet19; known: resnet18"),
         (("--peers", "torch,tensorrt"), "unknown: tensorrt"),
+        (("--ours", "torch"), "unknown: torch"),
         (("--write", "x", "--no-write"), "exclude each other"),
         (("--threads", "100000"), "CPUs may be used"),
         (("--core", "100000"), "CPU 100000 is not among"),

@@ -84,7 +84,8 @@ def test_no_networks_make_no_page() -> None:
 
 def test_json_holds_what_ratios_can_be_taken_from_again() -> None:
     document = json.loads(two_nets().to_json())
-    assert document["schema"] == 1
+    assert document["schema"] == 2
+    assert document["ours"] == OURS
     assert document["kind"] == "measured"
     assert document["machine"]["cpu"] == "Example CPU 9000"
     assert document["geomean_ratio"]["torch"] == {"value": pytest.approx(1.0), "nets": 2}

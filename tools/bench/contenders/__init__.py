@@ -5,6 +5,7 @@ Nothing is imported here, since every contender's module is imported in its own 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 
@@ -30,15 +31,22 @@ class Contender:
     options: dict[str, str] = field(default_factory=dict)
 
 
-#: Key of our own contender.
+#: Keys of our own contenders: without records, with the shipped ones, and with them in bf16.
 OURS = "tilewright"
+TUNED = "tilewright-tuned"
+BF16 = "tilewright-bf16"
+OWN = (OURS, TUNED, BF16)
 
 _HERE = "tools.bench.contenders"
 
 CONTENDERS: dict[str, Contender] = {
     contender.key: contender
     for contender in (
-        Contender(OURS, "Tilewright", f"{_HERE}.ours:Ours"),
+        Contender(OURS, "Tilewright, default", f"{_HERE}.ours:Ours", options={"records": "none"}),
+        Contender(TUNED, "Tilewright, tuned", f"{_HERE}.ours:Ours"),
+        Contender(
+            BF16, "Tilewright, bf16", f"{_HERE}.ours:Ours", options={"precision": "bfloat16"}
+        ),
         Contender("torch", "PyTorch eager", f"{_HERE}.eager:Eager"),
         Contender("compile", "torch.compile", f"{_HERE}.inductor:Inductor"),
         Contender(
@@ -61,6 +69,20 @@ CONTENDERS: dict[str, Contender] = {
         ),
     )
 }
+
+
+def base_of(keys: Iterable[str]) -> str:
+    """Which of our contenders the peers' ratios refer to: the tuned one if it takes part.
+
+    Raises:
+        ValueError: None of ours takes part.
+    """
+    present = set(keys)
+    for key in (TUNED, OURS, BF16):
+        if key in present:
+            return key
+    raise ValueError("none of our contenders takes part")
+
 
 #: The peers that are measured when none are named.
 DEFAULT_PEERS = ("torch", "compile", "ort", "openvino", "openvino-f32")

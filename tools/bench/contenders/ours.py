@@ -10,7 +10,11 @@ import torch
 
 import compiler
 from compiler._version import __version__
+from compiler.coverage import misses, tuned_share
 from tools.bench.contenders.case import Array, load_torch, torch_outputs
+
+#: Names of precisions as all contenders state them.
+_PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
 
 
 class Ours:
@@ -19,24 +23,34 @@ class Ours:
         # The module itself runs only for the reference; it must not get more than the rest.
         torch.set_num_threads(threads)
         model, self.inputs = load_torch(case)
-        made = compiler.compile(
-            model,
-            target=options["target"],
-            example_inputs=self.inputs,
-            threads=threads,
-            measure=False,
-        )
+        precision = options.get("precision", "float32")
         with tempfile.TemporaryDirectory() as folder:
+            made = compiler.compile(
+                model,
+                target=options["target"],
+                example_inputs=self.inputs,
+                threads=threads,
+                measure=False,
+                # An empty folder in place of this user's records leaves the shipped ones.
+                records=False if options.get("records") == "none" else folder,
+                precision=precision,
+            )
             self.bundle = compiler.load(made.save(Path(folder) / f"{case.name}.tw"))
             self.run()
-        fallbacks = [kernel.name for kernel in self.bundle.kernels if kernel.fallback]
+        kernels = self.bundle.kernels
+        share = tuned_share(kernels)
+        on_records = "nothing to tune" if share is None else f"{share:.0%} of FLOPs on records"
         return {
             "version": __version__,
-            "precision": "f32",
+            "precision": _PRECISIONS[precision],
             "threads": f"threads = {threads}",
-            "settings": f'target "{options["target"]}" = {self.bundle.target.name}, no search',
-            "kernels": len(self.bundle.kernels),
-            "fallback_kernels": len(fallbacks),
+            "settings": f'target "{options["target"]}" = {self.bundle.target.name}, '
+            + ("no records" if options.get("records") == "none" else on_records),
+            "kernels": len(kernels),
+            "fallback_kernels": sum(kernel.fallback for kernel in kernels),
+            "tuned_kernels": sum(kernel.source == "record" for kernel in kernels),
+            "tuned_flops_share": share,
+            "misses": [f"{kernel.name}: {kernel.miss}" for kernel in misses(kernels)],
         }
 
     def run(self) -> None:
