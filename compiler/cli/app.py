@@ -1,7 +1,7 @@
 """The command `tilewright`: its subcommands, and how it ends.
 
 Exit codes: 0 success, 1 internal error, 2 wrong usage, 3 target, 4 model, 5 inputs, 6 bundle,
-7 files and disk, 8 verification failed, 130 interrupted, 143 terminated.
+7 files and disk, 8 verification or a required check failed, 130 interrupted, 143 terminated.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ import click
 from compiler._version import __version__
 from compiler.cli.commands import compile_, inspect_, report, run, targets
 from compiler.cli.output import Session
+from compiler.cli.records import records
+from compiler.cli.tune import tune
 from compiler.errors import TilewrightError
 
 
@@ -34,7 +36,7 @@ def cli(session: Session, debug: bool) -> None:
     session.debug = session.debug or debug
 
 
-for _command in (compile_, run, report, targets, inspect_):
+for _command in (compile_, tune, run, report, targets, inspect_, records):
     cli.add_command(_command)
 
 
@@ -57,12 +59,14 @@ def run_cli(arguments: Sequence[str]) -> int:
     with warnings.catch_warnings(), _signals(session):
         warnings.showwarning = _show_warning(session)
         try:
-            cli.main(list(arguments), prog_name="tilewright", standalone_mode=False, obj=session)
+            code = cli.main(
+                list(arguments), prog_name="tilewright", standalone_mode=False, obj=session
+            )
         except click.exceptions.Exit as end:
             return int(end.exit_code)
         except BaseException as error:  # noqa: BLE001 - the last resort; whatever comes, the user is told
             return _end(session, error)
-    return 0
+    return code if isinstance(code, int) else 0  # of click's Exit, which main() returns
 
 
 def _end(session: Session, error: BaseException) -> int:
@@ -70,7 +74,7 @@ def _end(session: Session, error: BaseException) -> int:
     if session.stopped or isinstance(error, KeyboardInterrupt | click.Abort):
         # Whatever the error looks like: an interrupt in the middle of an import may come out
         # as an ImportError.
-        text = "interrupted: nothing was written"
+        text = "interrupted: " + (session.kept or "nothing was written")
         return _fail(session, error, "Interrupted", text, session.stopped or 130)
     if isinstance(error, TilewrightError):
         return _fail(session, error, type(error).__name__, str(error), error.exit_code)
