@@ -7,6 +7,7 @@ from pathlib import Path
 
 from compiler.errors import CompileError
 from compiler.linker import find_linker
+from compiler.native import AMX_PERMISSION_SOURCE
 from compiler.stages import Built, Lowered, StageLog
 from schedules.cpu.annotations import IS_HOST_FUNCTION, IS_SCHEDULED
 from schedules.tvm_adapter import IRModule, relax, tirx
@@ -63,7 +64,7 @@ def build(lowered: Lowered, target: TargetSpec, log: StageLog, workdir: Path) ->
             ) from error
     with log.time("build", "link"):
         try:
-            executable.export_library(str(library), cc=linker)
+            executable.export_library(str(library), cc=linker, addons=_addons(lowered))
         except (RuntimeError, OSError, subprocess.SubprocessError) as error:
             raise CompileError(
                 f"linking with {linker} failed: {_summary(error)}",
@@ -81,6 +82,12 @@ def build(lowered: Lowered, target: TargetSpec, log: StageLog, workdir: Path) ->
         target=target,
         name=lowered.name,
     )
+
+
+def _addons(lowered: Lowered) -> list[str]:
+    """Sources that are linked beside the generated code."""
+    uses_amx = any(kernel.rule == "amx" for kernel in lowered.kernels)
+    return [str(AMX_PERMISSION_SOURCE)] if uses_amx else []
 
 
 def _summary(error: BaseException) -> str:

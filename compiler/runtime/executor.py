@@ -12,6 +12,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from compiler.errors import BundleError, InputError
+from compiler.native import check_amx
 from compiler.runtime import tensors
 from compiler.runtime.check import bind, check_inputs, is_torch
 from compiler.runtime.threads import check_threads, use_threads
@@ -42,6 +43,7 @@ class Executor:
     Raises:
         BundleError: The shared object cannot be loaded or is no compiled model.
         InputError: `threads` cannot be had on this machine.
+        TargetError: The model uses AMX, and this process may not.
     """
 
     def __init__(
@@ -239,6 +241,7 @@ def _load(library: Path, name: str) -> Any:
 
     try:
         module = tvm.runtime.load_module(str(library))
+        check_amx(library, name)
         return relax.VirtualMachine(module, tvm.cpu())
     except (RuntimeError, ValueError, AttributeError, OSError) as error:
         raise BundleError(

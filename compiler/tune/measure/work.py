@@ -21,6 +21,7 @@ from time import perf_counter
 from typing import Any
 
 from compiler.linker import find_linker
+from compiler.native import AMX_PERMISSION_SOURCE
 from compiler.tune.measure.channel import Message, receive, send
 from targets.parse import parse_target
 from targets.spec import TargetSpec
@@ -49,17 +50,23 @@ def build(module: Any, job: Message) -> Message:
             function = module.reference(task)
         else:
             function = module.build_candidate(task, job["choice"], spec)
-        _compile(function, spec, job["library"])
+        _compile(function, spec, job["library"], _addons(job["choice"]))
     except Exception as error:  # noqa: BLE001 whatever it raises costs this candidate only
         return {"error": summary(error), "disk_full": _is_disk_full(error)}
     return {"seconds": perf_counter() - start}
 
 
-def _compile(function: Any, spec: TargetSpec, library: str) -> None:
+def _addons(choice: Mapping[str, Any] | None) -> list[str]:
+    """Sources that are linked beside a candidate's code."""
+    uses_amx = choice is not None and choice.get("algorithm") == "amx"
+    return [str(AMX_PERMISSION_SOURCE)] if uses_amx else []
+
+
+def _compile(function: Any, spec: TargetSpec, library: str, addons: list[str]) -> None:
     from schedules.tvm_adapter import IRModule, target, tvm
 
     executable = tvm.compile(IRModule({"main": function}), target=target.Target(spec.tvm_dict()))
-    executable.export_library(library, cc=find_linker())
+    executable.export_library(library, cc=find_linker(), addons=addons)
 
 
 @lru_cache(maxsize=16)
