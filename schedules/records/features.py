@@ -16,7 +16,7 @@ _ALWAYS = frozenset(
     {"sse4.1", "avx", "avx2", "fma", "avx512f", "avx512dq", "avx512vl", "neon", "sve", "sve2"}
 )
 _INT8 = frozenset(
-    {"ssse3", "avx512bw", "avx512vbmi", "avx512vnni", "avxvnni", "avxvnniint8", "amx-tile",
+    {"ssse3", "avx512bw", "avx512vnni", "avxvnni", "avxvnniint8", "amx-tile",
      "amx-int8", "dotprod", "i8mm"}
 )  # fmt: skip
 #: Further ones of each dtype.

@@ -84,7 +84,7 @@ def test_tiers(tmp_path: Path, spec: Any, one: Record, tier: str) -> None:
             INT8,
             SPR,
             [record(INT8, target="x86/cascadelake")],
-            "1 record, for other features: lacks amx-int8, amx-tile, avx512vbmi, avxvnni",
+            "1 record, for other features: lacks amx-int8, amx-tile, avxvnni",
         ),
         (
             conv(),
@@ -292,3 +292,17 @@ def test_shipped_records_are_whole() -> None:
         assert store.verify().problems == ()
         for one in store:
             assert one.provenance.spec.family == store.folder.name
+
+
+def test_the_templates_own_choices_are_offered(tmp_path: Path) -> None:
+    """A record of what is built without a search serves; a value beside its options does not."""
+    from schedules.cpu.templates import default_choice
+
+    choice = default_choice(conv(), ZEN4)
+    store = store_of(tmp_path, record(choice=choice))
+    selection = record_selector([store])(conv(), ZEN4)
+    assert selection.choice == choice
+    assert selection.tier == "same CPU"
+    wrong = {**choice, "algorithm": "no such"}
+    other = store_of(tmp_path / "other", record(choice=wrong))
+    assert "'no such' is none of" in record_selector([other])(conv(), ZEN4).why
