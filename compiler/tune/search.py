@@ -116,6 +116,7 @@ class TaskSearch:
         self._random = random.Random(seed)  # noqa: S311 - no secret
         self._measured: dict[str, Outcome] = {}
         self._cycles: dict[str, float] = {}
+        self._known_features: dict[str, Features] = {}
         self._common: Features = workload_features(task.workload, spec) if self.spaces else {}
         self._queue: list[Choice] = []
         self._evolution: Evolution | None = None
@@ -129,7 +130,9 @@ class TaskSearch:
 
     def accepts(self, choice: Choice) -> bool:
         """Whether the choice is one of the task's and holds together."""
-        return refusal_by(self.spaces, choice) is None and math.isfinite(self._estimate(choice))
+        if choice_key(choice) in self._cycles:
+            return self._holds(choice)
+        return refusal_by(self.spaces, choice) is None and self._holds(choice)
 
     def offer(self, choices: Sequence[Choice]) -> None:
         """Propose these before all others, in this order; what is refused or known is left out."""
@@ -231,7 +234,7 @@ class TaskSearch:
             names = [decision.name for decision in space.decisions]
             for values in itertools.product(*(decision.options for decision in space.decisions)):
                 choice = {"algorithm": space.algorithm, **dict(zip(names, values, strict=True))}
-                if math.isfinite(self._estimate(choice)):
+                if self._holds(choice):
                     yield choice
 
     def _evolved(self) -> Iterator[Choice]:
@@ -246,7 +249,7 @@ class TaskSearch:
         # The rest of the space is nothing that its model would ever pick: take it at random.
         for _ in range(20 * self._batch):
             choice = self._any()
-            if math.isfinite(self._estimate(choice)):
+            if self._holds(choice):
                 yield choice
 
     def _start_evolution(self) -> Evolution:
@@ -257,7 +260,7 @@ class TaskSearch:
             self.spaces,
             self._spec.tvm_dict(),
             score=self._score,
-            accepts=self.accepts,
+            accepts=self._holds,
             batch=self._batch,
             seed=self._seed + 1,
         )
@@ -291,11 +294,16 @@ class TaskSearch:
         return _RANDOM_EARLY if self.trials < _EARLY else _RANDOM_LATE
 
     def _features(self, choice: Choice) -> Features:
-        cycles = self._estimate(choice)
-        return {
-            **self._common,
-            **choice_features(self.task.workload, choice, self._spec, cycles),
-        }
+        key = choice_key(choice)
+        if key not in self._known_features:
+            cycles = self._estimate(choice)
+            found = choice_features(self.task.workload, choice, self._spec, cycles)
+            self._known_features[key] = {**self._common, **found}
+        return self._known_features[key]
+
+    def _holds(self, choice: Choice) -> bool:
+        """Whether a choice of the spaces holds together."""
+        return math.isfinite(self._estimate(choice))
 
     def _estimated_ns(self, choice: Choice) -> float:
         return self._estimate(choice) / self._spec.clock_hz * 1e9

@@ -53,7 +53,8 @@ class DesignSpace:
 
     def choice(self, schedule: Any) -> Choice:
         """The choice that a schedule of this design space stands for."""
-        annotations = schedule.get(schedule.get_sblock("root")).annotations
+        # Read off the function: a call of the schedule's methods checks types in Python first.
+        annotations = schedule.mod["main"].body.block.annotations
         space = self._spaces[int(annotations[_SPACE])]
         choice: Choice = {"algorithm": space.algorithm}
         for decision in space.decisions:
