@@ -8,12 +8,14 @@ from schedules.cpu.rules.reduction import Reduction
 from schedules.cpu.rules.rows import RowByRow
 from schedules.cpu.rules.tiled import RegisterTiled
 from schedules.cpu.rules.window import ChannelWindow
+from schedules.cpu.rules.winograd import WinogradStrips
 
 #: Tried in order; the last one fits everything.
 RULES: tuple[Rule, ...] = (
     AmxTiled(),
     RegisterTiled(),
     ChannelWindow(),
+    WinogradStrips(),
     RowByRow(),
     Injective(),
     Reduction(),

@@ -7,11 +7,12 @@ from typing import Any
 from schedules.cpu.templates.amx import Amx
 from schedules.cpu.templates.products import Direct
 from schedules.cpu.templates.windows import Windows
+from schedules.cpu.templates.winograd import Winograd
 from schedules.space import Choice, Space, Template
 from schedules.workload import Extent, Workload
 from targets.spec import TargetSpec
 
-TEMPLATES: tuple[Template, ...] = (Direct(), Amx(), Windows())
+TEMPLATES: tuple[Template, ...] = (Direct(), Amx(), Windows(), Winograd())
 
 
 def spaces(workload: Workload, spec: TargetSpec) -> tuple[Space, ...]:

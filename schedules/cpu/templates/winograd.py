@@ -1,0 +1,145 @@
+"""Winograd's algorithm for 3x3 convolutions in float32."""
+
+from __future__ import annotations
+
+import json
+from math import ceil, prod
+from typing import Any
+
+from schedules.cpu.annotations import CHOICE
+from schedules.cpu.compute import winograd
+from schedules.cpu.compute.winograd import Tiling
+from schedules.cpu.tiling import RegisterTile, rank_register_tiles
+from schedules.space import Choice, Decision, Space
+from schedules.workload import Extent, Workload
+from targets.spec import TargetSpec
+
+#: Outputs of a tile along one axis -> name of the algorithm.
+ALGORITHMS = {2: "winograd-2x2", 4: "winograd-4x4"}
+MAX_TILES = 12
+#: Vector operations a tile and channel vector for both transforms, and for that back.
+TRANSFORM_STEPS = {2: (48, 28), 4: (290, 190)}
+#: Fewer channels than this do not pay for the transforms.
+MIN_CHANNELS = 16
+
+
+class Winograd:
+    """Tiles of outputs from fewer products, at the price of transforms and larger weights."""
+
+    operators = frozenset({"conv2d"})
+    algorithms = frozenset(ALGORITHMS.values())
+
+    def spaces(self, workload: Workload, spec: TargetSpec) -> tuple[Space, ...]:
+        """See `schedules.space.Template`."""
+        if not _fits(workload):
+            return ()
+        found = []
+        for m, name in ALGORITHMS.items():
+            tiling = _tiling(workload, m)
+            strips = [s for s in range(1, tiling.down + 1) if tiling.down % s == 0 and s <= 14]
+            shapes = [
+                [s, tile] for s in strips for tile in _tiles(workload, spec, s * tiling.across)
+            ]
+            if not shapes:
+                continue
+            choices: list[Choice] = [
+                {"algorithm": name, "strip": s, "tile": tile, "unroll": 1} for s, tile in shapes
+            ]
+            default = min(choices, key=lambda c: self.estimated_cycles(workload, c, spec))
+            tiles = tuple(list(t) for t in sorted({tuple(tile) for _, tile in shapes}))
+            found.append(
+                Space(
+                    name,
+                    (
+                        Decision("strip", tuple(strips)),
+                        Decision("tile", tiles),
+                        Decision("unroll", (1, 2, 4)),
+                    ),
+                    default,
+                )
+            )
+        return tuple(found)
+
+    def estimated_cycles(self, workload: Workload, choice: Choice, spec: TargetSpec) -> float:
+        """See `schedules.space.Template`: products, transforms, and weights from afar."""
+        m = _m(choice)
+        tiling = _tiling(workload, m)
+        outputs, inner = (int(v) for v in workload.weight[:2])
+        batch = int(workload.data[0])
+        wanted = RegisterTile(*choice["tile"])
+        rows = choice["strip"] * tiling.across
+        lanes = spec.vector_lanes("float32")
+        peak = spec.peak_ops_per_cycle.get("float32", 2.0 * lanes)
+        fma_per_cycle = min(2.0, max(0.5, peak / (2 * lanes)))
+        ranked = rank_register_tiles(spec, (1, rows), outputs)
+        rate = next((r.macs_per_cycle for r in ranked if r.tile == wanted), 1.0)
+        places, tiles = tiling.places**2, tiling.down * tiling.across * batch
+        strips = ceil(tiling.down / choice["strip"])
+        computed = strips * choice["strip"] * tiling.across * batch
+        products = places * computed * inner * outputs / rate
+        into, back = TRANSFORM_STEPS[m]
+        vectors = (into * ceil(inner / lanes) + back * ceil(outputs / lanes)) * tiles
+        weights = 4.0 * places * inner * outputs
+        buffers = 4.0 * places * rows * (inner + outputs)
+        l2 = spec.cache_bytes(2) or 1 << 20
+        cycles = products + vectors / fma_per_cycle
+        # The transformed weights are read once a strip, the strip's buffers twice.
+        distance = 1 / 24 if weights + buffers < l2 / 2 else 1 / 10
+        cycles += weights * strips * distance
+        if weights > spec.cache_bytes(3) / 4 and spec.memory_bandwidth_bytes_per_s:
+            cycles += weights * spec.clock_hz / min(spec.memory_bandwidth_bytes_per_s, 25e9)
+        if buffers > l2:
+            cycles += 2 * buffers * strips / 10
+        return cycles
+
+    def compute(
+        self, workload: Workload, choice: Choice, spec: TargetSpec, data: Any, weight: Any
+    ) -> Any:
+        """See `schedules.space.Template`."""
+        _, height, width, channels = (int(v) for v in workload.output)
+        return winograd.conv2d_winograd(
+            data, weight, channels, (height, width), workload.attributes["padding"],
+            _tiling(workload, _m(choice)), {CHOICE: json.dumps(choice, sort_keys=True)},
+        )  # fmt: skip
+
+    def packed_shape(
+        self, workload: Workload, choice: Choice, spec: TargetSpec
+    ) -> tuple[Extent, ...]:
+        """See `schedules.space.Template`."""
+        columns = RegisterTile(*choice["tile"]).columns
+        outputs, inner = (int(v) for v in workload.weight[:2])
+        places = _m(choice) + 2
+        return (places, places, ceil(outputs / columns), inner, columns)
+
+    def pack(self, workload: Workload, choice: Choice, spec: TargetSpec, weight: Any) -> Any:
+        """See `schedules.space.Template`."""
+        columns = RegisterTile(*choice["tile"]).columns
+        return winograd.pack_transformed(weight, _m(choice), columns)
+
+
+def _fits(workload: Workload) -> bool:
+    a = workload.attributes
+    return (
+        workload.is_static
+        and workload.dtypes == ("float32", "float32", "float32")
+        and tuple(workload.weight[2:]) == (3, 3)
+        and prod(a["strides"]) == prod(a["dilation"]) == int(a["groups"]) == 1
+        and prod(a.get("input_dilation", (1, 1))) == 1
+        and min(int(v) for v in workload.weight[:2]) >= MIN_CHANNELS
+        and int(workload.data[3]) % 4 == 0
+    )
+
+
+def _m(choice: Choice) -> int:
+    return next(m for m, name in ALGORITHMS.items() if name == choice["algorithm"])
+
+
+def _tiling(workload: Workload, m: int) -> Tiling:
+    return Tiling.of(m, int(workload.output[1]), int(workload.output[2]))
+
+
+def _tiles(workload: Workload, spec: TargetSpec, rows: int) -> list[list[int]]:
+    """Register tiles whose rows divide the rows of a strip."""
+    ranked = rank_register_tiles(spec, (1, rows), int(workload.weight[0]))
+    fitting = [r.tile.as_list() for r in ranked if rows % r.tile.rows == 0]
+    return fitting[:MAX_TILES]
