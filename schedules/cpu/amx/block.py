@@ -18,6 +18,17 @@ Address = Callable[[Any], Any]
 AccumulatorAddress = Callable[[Any, Any, int], Any]
 
 
+def address(buffer: Any, offset: Any) -> Any:
+    """The address that many bytes into a buffer.
+
+    Not `Buffer.access_ptr`: that one carries a dtype, which TVM loses where it legalizes
+    bfloat16 and where it lets two buffers share memory.
+    """
+    return tirx.call_intrin(
+        "handle", "tirx.handle_add_byte_offset", buffer.data, tirx.Cast("int64", offset)
+    )
+
+
 def write_config(plan: TilePlan, buffer: Any) -> Any:
     """Fills `buffer` (16 x uint32) with the configuration of the tiles."""
     raw = plan.config()
@@ -29,7 +40,7 @@ def write_config(plan: TilePlan, buffer: Any) -> Any:
 
 def load_config(buffer: Any) -> Any:
     """Configures the tiles of the thread that runs it."""
-    return _call("ldtilecfg", buffer.access_ptr("r"))
+    return _call("ldtilecfg", buffer.data)
 
 
 def release() -> Any:

@@ -123,16 +123,11 @@ def _replace(sch: Schedule, heart: Any, plan: TilePlan, accumulators: Any) -> No
     panel = tirx.floordiv(first_column, plan.columns) * (plan.panel_bytes // item)
 
     def address(buffer: Any, first: Any) -> Any:
-        # Not `Buffer.access_ptr`: TVM's lowering of bfloat16 forgets the type in it.
-        return lambda offset: tirx.call_intrin(
-            "handle", "tirx.handle_add_byte_offset", buffer.data,
-            tirx.Cast("int64", first * item) + offset,
-        )  # fmt: skip
+        return lambda offset: amx.address(buffer, tirx.Cast("int64", first * item) + offset)
 
     def accumulator(line: Any, position: Any, column: int) -> Any:
-        return block_buffer.access_ptr(
-            "w", offset=line * line_stride + position * position_stride + column
-        )
+        place = line * line_stride + position * position_stride + column
+        return amx.address(block_buffer, (place + block_buffer.elem_offset) * 4)
 
     body = amx.multiply_block(
         plan, address(data, base), address(weight, panel), accumulator, position_stride * 4

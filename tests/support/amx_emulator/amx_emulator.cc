@@ -180,6 +180,10 @@ int print(const Instruction& ins, char* text, size_t size) {
   text[n++] = '\n';
   if (write(2, text, n) < 0) _exit(125);
   signal(SIGILL, SIG_DFL);
+  sigset_t mask;  // the signal is blocked while its handler runs
+  sigemptyset(&mask);
+  sigaddset(&mask, SIGILL);
+  pthread_sigmask(SIG_UNBLOCK, &mask, nullptr);
   raise(SIGILL);
   _exit(126);
 }
