@@ -16,6 +16,7 @@ from typing import Any, NoReturn, TypeVar
 from targets.errors import TargetError
 from targets.families import FAMILY_FACTS
 from targets.spec import DTYPE_BYTES, FAMILIES, CacheSpec, TargetSpec
+from targets.vta.config import VtaConfig
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -217,6 +218,10 @@ def parse_target(data: Mapping[str, Any], *, where: str) -> TargetSpec:
     top.done()
     if not spec.peak_ops_per_cycle:
         top.fail("peak_ops_per_cycle", "must give the rate of at least one dtype")
+    if family == "vta":
+        VtaConfig.from_dict(
+            {"name": name, "clock_hz": spec.clock_hz, **spec.extra}, where=f"{where}: extra"
+        )
     return spec
 
 

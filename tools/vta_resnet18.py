@@ -87,7 +87,7 @@ class Emitter:
         """
         k, s, width = layer.kernel, layer.stride, layer.out_size
         taps = k * k
-        in_tile = min(layer.in_blocks, 2)
+        in_tile = 1 if layer.in_blocks % 2 else 2
         row = layer.size + 2 * (k // 2)
         uops: list[int] = []
         known: dict[tuple[int, ...], tuple[int, int]] = {}

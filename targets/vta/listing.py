@@ -28,7 +28,7 @@ from targets.errors import TargetError
 from targets.vta.assembly import assemble, disassemble, format_uop, parse_uop
 from targets.vta.config import INSTRUCTION_BYTES, VtaConfig
 from targets.vta.isa import decode_uop, encode_uop
-from targets.vta.program import Buffer, Program
+from targets.vta.program import Buffer, Program, check_buffer
 
 _LINE_BYTES = 32
 
@@ -136,7 +136,12 @@ class _Parser:
             shape = tuple(self._number(n) for n in rest[4].split("x"))
             if rest[0] in self._buffers:
                 self._fail(f"buffer {rest[0]!r} is given twice")
-            self._buffers[rest[0]] = Buffer(rest[0], rest[1], self._number(rest[2]), rest[3], shape)
+            made = Buffer(rest[0], rest[1], self._number(rest[2]), rest[3], shape)
+            try:
+                check_buffer(made)
+            except TargetError as error:
+                self._fail(error.message, error.hint)
+            self._buffers[made.name] = made
         elif name in (".content", ".uops") and len(rest) == 1:
             if rest[0] not in self._buffers:
                 self._fail(f"there is no buffer {rest[0]!r}")

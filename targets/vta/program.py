@@ -110,7 +110,7 @@ class Program:
         ranges = [("the instructions", self.instruction_address, stream.size)]
         ranges += [(f"buffer {b.name!r}", b.address, b.size) for b in self.buffers]
         for item in self.buffers:
-            _check_buffer(item)
+            check_buffer(item)
         if self.instruction_address % INSTRUCTION_BYTES:
             _fail(f"the instructions lie at {self.instruction_address}, which is no multiple of "
                   f"{INSTRUCTION_BYTES}")  # fmt: skip
@@ -258,7 +258,7 @@ def parse_program(data: bytes, *, where: str, config: VtaConfig | None = None) -
         count, address = int(header["instructions"]), int(header["instruction_address"])
         dram_bytes = int(header["dram_bytes"])
         for item in buffers:
-            _check_buffer(item)
+            check_buffer(item)
         sizes = [count * INSTRUCTION_BYTES, *(b.size for b in stored)]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         return _fail(f"the header is damaged: {type(error).__name__}: {error}",
@@ -306,7 +306,12 @@ def _dtype(name: str) -> np.dtype[Any]:
     return np.dtype(name).newbyteorder("<")
 
 
-def _check_buffer(item: Buffer) -> None:
+def check_buffer(item: Buffer) -> None:
+    """Whether a buffer can be, apart from where it lies.
+
+    Raises:
+        ProgramError: It cannot.
+    """
     if not _NAME.fullmatch(item.name):
         _fail(f"{item.name!r} is no name for a buffer", "use letters, digits and _.:/-")
     if item.role not in ROLES:
@@ -339,6 +344,7 @@ __all__ = [
     "Buffer",
     "Program",
     "ProgramError",
+    "check_buffer",
     "parse_program",
     "program_bytes",
     "read_program",

@@ -266,7 +266,7 @@ class _Engine:
         self.alu_steps = 0
 
     def run(self) -> Simulation:
-        self._check_finish()
+        self._check_stream()
         self._push(0, _FETCH, 0)
         bus, events = self.bus, self.events
         while True:
@@ -417,13 +417,16 @@ class _Engine:
 
     # Rules about the stream as a whole.
 
-    def _check_finish(self) -> None:
+    def _check_stream(self) -> None:
         for i, x in enumerate(self.instructions):
-            if isinstance(x, Load) and x.stage is None:
+            if isinstance(x, TargetError):
+                kind = "bad-opcode" if "opcode" in x.message else "bad-encoding"
+                self._violation(kind, i, x.message, timed=False)
+            elif isinstance(x, Load) and x.stage is None:
                 self._violation(
                     "bad-memory-type", i, f"LOAD cannot fill memory {x.memory}", timed=False
                 )
-            elif isinstance(x, Instruction) and x.stage is not None:
+            elif x.stage is not None:
                 self._check_neighbours(i, x, x.stage)
         places = [i for i, x in enumerate(self.instructions) if isinstance(x, Finish)]
         if not places:
@@ -519,14 +522,10 @@ class _Engine:
                 where="VTA simulator",
             )
         data = stream.tobytes()
-        result = []
-        for i in range(0, len(data), INSTRUCTION_BYTES):
-            found = _decoded(data[i : i + INSTRUCTION_BYTES], self.config)
-            result.append(found)
-            if isinstance(found, TargetError):
-                kind = "bad-opcode" if "opcode" in found.message else "bad-encoding"
-                self._violation(kind, len(result) - 1, found.message, timed=False)
-        return result
+        return [
+            _decoded(data[i : i + INSTRUCTION_BYTES], self.config)
+            for i in range(0, len(data), INSTRUCTION_BYTES)
+        ]
 
     def _instruction(self, index: int) -> Instruction:
         instruction = self.instructions[index]
@@ -555,8 +554,7 @@ class _Engine:
         if other is not None:
             there = self.started[other[0]][other[1] - 1]
             message += f" instruction {there} ({self._text(there)})"
-        known = index is not None and index < len(getattr(self, "instructions", ()))
-        text = self._text(index) if known and index is not None else ""
+        text = "" if index is None else self._text(index)
         self.violations.append(Violation(kind, index, text, message, self.now if timed else None))
 
     def _result(self) -> Simulation:

@@ -61,7 +61,7 @@ def store_cycles(instruction: Store, config: VtaConfig) -> int:
     beats = max(1, size * 8 // config.bus_bits)
     per_element = STORE_ELEMENT_CYCLES * beats // 2 if beats > 1 else STORE_ELEMENT_CYCLES
     total = 1
-    for count in _pieces(instruction, size, config):
+    for _, count in _pieces(instruction, size, config):
         total += STORE_BURST_CYCLES + per_element * -(-count // size)
     return total
 
@@ -120,7 +120,10 @@ def load_transfer(instruction: Load, now: int, config: VtaConfig) -> ReadTransfe
     """The transfer of a LOAD that is no no-op."""
     size = element_bytes(instruction.memory, config)
     bus = config.bus_bits // 8
-    bursts = [-(-count // bus) for count in _pieces(instruction, size, config)]
+    # A burst that begins within a word of the bus takes the whole word.
+    bursts = [
+        -(-(begin % bus + count) // bus) for begin, count in _pieces(instruction, size, config)
+    ]
     is_uop = instruction.memory == Memory.UOP
     pads = instruction.sram_elements - instruction.x_size * instruction.y_size
     return ReadTransfer(
@@ -146,19 +149,18 @@ def element_bytes(memory: int, config: VtaConfig) -> int:
     }[Memory(memory)]
 
 
-def _pieces(instruction: Load | Store, size: int, config: VtaConfig) -> list[int]:
-    """Bytes of the bursts that a transfer's rows are cut into."""
+def _pieces(instruction: Load | Store, size: int, config: VtaConfig) -> list[tuple[int, int]]:
+    """Address and bytes of the bursts that a transfer's rows are cut into."""
     burst = BURST_BEATS * config.bus_bits // 8
     pieces = []
     length = instruction.x_size * size
     for y in range(instruction.y_size):
         begin = (instruction.dram_base + y * instruction.x_stride) * size
-        first = min(length, burst - begin % burst)
-        pieces.append(first)
-        whole, rest = divmod(length - first, burst)
-        pieces += [burst] * whole
-        if rest:
-            pieces.append(rest)
+        end = begin + length
+        while begin < end:
+            after = min(end, begin - begin % burst + burst)
+            pieces.append((begin, after - begin))
+            begin = after
     return pieces
 
 
