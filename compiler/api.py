@@ -28,7 +28,7 @@ from compiler.package.bundle import compare_arrays
 from compiler.report import Report, compare
 from compiler.report import measure as measure_report
 from compiler.runtime.threads import check_threads, use_threads
-from compiler.search import search_kernels
+from compiler.search import check_measurable, search_kernels
 from compiler.source import Source, read_source
 from compiler.stages import Imported, StageLog
 from targets import TargetSpec, get_target, missing_features, require_available
@@ -127,6 +127,8 @@ def compile(  # noqa: A001 - the name users expect
     if tolerance is None:
         tolerance = TOLERANCES[precision]
     spec = choose_target(target, measure=measure)
+    if search is not None:
+        check_measurable(spec, search, threads)
     store = open_records(records, search)
     runs_here = not missing_features(spec)
     check_threads(threads)
@@ -228,6 +230,7 @@ def tune_model(
         )
     precision = read_precision(precision)
     spec = choose_target(target, measure=False)
+    check_measurable(spec, search, threads)
     store = open_records(records, search)
     check_threads(threads)
     use_threads(threads)

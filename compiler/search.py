@@ -11,7 +11,6 @@ from targets import TargetError, TargetSpec, missing_features
 
 if TYPE_CHECKING:
     from compiler.tune.events import Listener
-    from compiler.tune.measure.base import Measurer
     from compiler.tune.options import Tune
     from compiler.tune.result import TuneResult
 
@@ -47,6 +46,7 @@ def search_kernels(
     """
     from compiler.lower.tasks import extract_tasks
     from compiler.tune.events import ignore
+    from compiler.tune.measure.create import create_measurer
     from compiler.tune.session import tune
 
     if records.writable is None:
@@ -54,7 +54,14 @@ def search_kernels(
     check_measurable(spec, options, threads)
     tasks = extract_tasks(imported, spec, log, precision=precision)
     with log.time("tune", "search") as detail:
-        measurer = make_measurer(spec, options, threads)
+        measurer = create_measurer(
+            spec,
+            threads=threads,
+            workers=options.workers,
+            tracker=options.tracker,
+            device=options.device,
+            dask=options.dask,
+        )
         try:
             result = tune(
                 tasks,
@@ -95,15 +102,4 @@ def check_measurable(spec: TargetSpec, options: Tune, threads: int) -> None:
         )
 
 
-def make_measurer(spec: TargetSpec, options: Tune, threads: int) -> Measurer:
-    """What builds and measures candidates: this machine, or the devices and workers named.
-
-    Raises:
-        TilewrightError: They cannot be reached.
-    """
-    from compiler.tune.measure.local import local_measurer
-
-    return local_measurer(spec, threads=threads, workers=options.workers)
-
-
-__all__ = ["check_measurable", "make_measurer", "search_kernels"]
+__all__ = ["check_measurable", "search_kernels"]

@@ -139,10 +139,10 @@ def compile_(
         check_destination(html)
     if given.describe():
         session.message(f"note: {given.describe()}")
+    store = open_records(False if no_records else records, tune)
     if tune is not None:
-        folder = open_records(records, tune).folder
         session.kept = (
-            f"no bundle was written; the records found so far are in {folder}, and the same "
+            f"no bundle was written; the records found so far are in {store.folder}, and the same "
             "command continues"
         )
     with session.working(), session.progress() as progress:

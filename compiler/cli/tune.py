@@ -92,6 +92,7 @@ def tune(
     """
     from compiler.api import choose_target, tune_model
     from compiler.options import open_records
+    from compiler.search import check_measurable
     from compiler.tune.options import Tune
 
     limits = {} if minutes is None and trials is None else {"trials": trials, "minutes": minutes}
@@ -101,6 +102,7 @@ def tune(
         dask=dask,
     )  # fmt: skip
     spec = choose_target(target_argument(target), measure=False)
+    check_measurable(spec, options, threads)
     given = read_inputs(inputs)
     store = open_records(records, options).folder
     if given.describe():

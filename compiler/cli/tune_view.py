@@ -186,7 +186,7 @@ def started_text(event: Started) -> str:
     """The run's limits in words."""
     limits = []
     if event.seconds is not None:
-        limits.append(f"{event.seconds / 60:g} minutes")
+        limits.append(clock(event.seconds))
     if event.trials is not None:
         limits.append(f"{event.trials} trials")
     text = f"{count(len(event.tasks), 'task')}, " + (

@@ -156,7 +156,8 @@ def _notes(
     counting = (
         "FLOPs and bytes are counted from shapes; a multiply-add is two. Roofline: the least "
         "time that the target's peak rate and main-memory bandwidth allow, over the time "
-        "measured; above 100 % the data came from caches."
+        "measured; above 100 % the data came from caches, or the algorithm does with fewer "
+        "operations than the operator is counted with (Winograd)."
     )
     notes = [method, counting]
     unknown = set(measured.call_names) - {info.name for info in kernels}

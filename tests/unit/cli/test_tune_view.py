@@ -57,7 +57,7 @@ def test_the_live_table_has_most_weight_first_and_the_run_below() -> None:
     places = [text.index(part) for part in ("conv2d 1x56", "dense 1x512", "pool2d [1, 112")]
     assert places == sorted(places)
     for part in (
-        "resnet18 on x86/host", "3 tasks, at most 30 minutes and 2000 trials",
+        "resnet18 on x86/host", "3 tasks, at most 30:00 and 2000 trials",
         "12 trials of earlier runs", "85.0 %", "1,800.5", "128.4", "91%", "51 trials",
         "8.500 → 7.250 ms, 1.17x (estimated from measured kernels)", "75% measuring",
         "20% searching", "note: pool2d-3: nothing builds", "note: [red]x",
@@ -106,7 +106,7 @@ def test_lines_where_the_output_is_no_terminal() -> None:
         take(Finished(RESULT))
     ends = "8.500 → 7.250 ms, 1.17x (estimated from measured kernels)"
     assert said == [
-        "net on x86/host: 3 tasks, at most 30 minutes and 2000 trials; 12 trials of earlier runs",
+        "net on x86/host: 3 tasks, at most 30:00 and 2000 trials; 12 trials of earlier runs",
         f"1:40  51 trials, end to end {ends}, 28:20 left; at work: conv2d-2",
         "1:55  60 trials",
         "  conv2d-2: 1,900.0 → 1,800.5 µs (measured), record ababababab",
