@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Callable
 from importlib.util import find_spec
+from socket import socket
 from types import ModuleType
 from typing import Any
 
@@ -25,10 +26,12 @@ import tvm_ffi
 from tvm import IRModule, ir, relax, s_tir, target, te, tirx, topi
 from tvm.ir import GenericConst
 from tvm.ir import transform as ir_transform
+from tvm.ir.op import register_op_attr
 from tvm.ir.utils import derived_object
 from tvm.s_tir import Schedule, meta_schedule
 from tvm.s_tir.schedule import ScheduleError
 from tvm.sym import Analyzer
+from tvm.tirx import register_intrin_lowering
 
 TVM_VERSION: str = tvm.__version__
 
@@ -88,9 +91,49 @@ def structural_hash(function: Any) -> str:
     return f"{tvm_ffi.structural_hash(function) & (2**64 - 1):016x}"
 
 
+def register_operator(name: str, *, pure: bool) -> None:
+    """Make a TIR operator known, which vectorizes element by element; once in a process."""
+    pure_kind, opaque_kind = 1, 3  # tvm::tirx::CallEffectKind
+    if name in ir.Op.list_op_names():
+        return
+    register_op_attr(name, "TVectorizable", True)
+    register_op_attr(name, "TCallEffectKind", pure_kind if pure else opaque_kind)
+    register_op_attr(name, "TScriptPrinterName", name.removeprefix("tirx."))
+
+
+def register_lowering(name: str, kind: str, lower: Callable[[Any], Any]) -> None:
+    """What becomes of calls of a TIR operator when code is generated for a kind of target."""
+    register_intrin_lowering(name, target=kind, f=lower, level=99)
+
+
 def convert_to_packed(function: Callable[..., Any]) -> Any:
     """A Python function as one that TVM can call."""
     return tvm_ffi.convert(function)
+
+
+def register_function(name: str, function: Callable[..., Any]) -> None:
+    """Let TVM's runtime, and RPC sessions of this process, find a Python function by name."""
+    tvm_ffi.register_global_func(name, function, override=True)
+
+
+def serve_rpc(
+    listening: socket, port: int, key: str, tracker: tuple[str, int], address: str | None
+) -> None:
+    """Serve TVM's RPC on a listening socket, one session at a time, each in its own process.
+
+    Args:
+        listening: A socket bound to `port`.
+        port: Told to the tracker.
+        key: Kind of device, told to the tracker.
+        tracker: Host and port of the tracker.
+        address: Under which clients reach this machine; None: as the tracker sees it.
+
+    Raises:
+        RuntimeError: A session's process ended badly; it can be called again.
+    """
+    from tvm.rpc import server
+
+    server._listen_loop(listening, port, key, tracker, None, address)
 
 
 __all__ = [
@@ -108,9 +151,13 @@ __all__ = [
     "llvm_version",
     "load_json",
     "meta_schedule",
+    "register_function",
+    "register_lowering",
+    "register_operator",
     "relax",
     "s_tir",
     "save_json",
+    "serve_rpc",
     "skip_tensor_intrinsics",
     "structural_hash",
     "target",

@@ -57,6 +57,9 @@ class LocalBuilder:
         """See `Builder`."""
         return self._threads.submit(self._build, task, choice, cancelled)
 
+    def check(self) -> None:
+        """Workers of this machine are started anew when they end."""
+
     def _build(self, task: str, choice: Choice | None, cancelled: Cancelled) -> Artifact | Failed:
         if cancelled():
             return Failed("cancelled", "cancelled")

@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any, cast
 
 _PR_SET_PDEATHSIG = 1
 
@@ -17,6 +18,15 @@ def die_with_parent() -> None:
     """Have the kernel kill this process when the thread that forked it ends (Linux only)."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+
+
+def without_torch() -> None:
+    """Have later imports of torch fail in this process.
+
+    tvm_ffi imports it where it can: 150 MB and more than a second, for nothing in a worker.
+    """
+    if "torch" not in sys.modules:
+        cast("dict[str, Any]", sys.modules)["torch"] = None
 
 
 def limit_memory(extra_bytes: int) -> None:
@@ -81,4 +91,5 @@ __all__ = [
     "pin",
     "redirect_output",
     "usable_cpus",
+    "without_torch",
 ]

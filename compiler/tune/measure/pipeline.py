@@ -60,6 +60,8 @@ class PipelineMeasurer:
         def cancelled() -> bool:
             return cancel.is_set() or abandoned.is_set()
 
+        self._builder.check()
+        self._runner.check()
         text = task.to_json()
         batch = _Batch(self._builder, self._runner, text, choices, cancelled)
         try:

@@ -74,6 +74,9 @@ class LocalRunner:
         """See `Runner`."""
         return self._thread.submit(self._run, task, reference, choice, library, cancelled)
 
+    def check(self) -> None:
+        """Workers of this machine are started anew when they end."""
+
     def _run(
         self, task: str, reference: Path, choice: Choice, library: Path, cancelled: Cancelled
     ) -> Outcome:

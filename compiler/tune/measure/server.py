@@ -16,7 +16,6 @@ import sys
 from multiprocessing import reduction
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, cast
 
 from compiler.tune.measure.channel import Message, receive, send
 from compiler.tune.measure.confine import (
@@ -25,6 +24,7 @@ from compiler.tune.measure.confine import (
     limit_memory,
     pin,
     redirect_output,
+    without_torch,
 )
 from compiler.tune.measure.folders import remove_folder
 
@@ -60,8 +60,7 @@ def main(descriptor: int, folder: Path, kernels: str) -> None:
 
 
 def _import(kernels: str) -> None:
-    # tvm_ffi imports torch if it can: 150 MB and more than a second, for nothing here.
-    cast("dict[str, Any]", sys.modules)["torch"] = None
+    without_torch()
     import importlib
 
     import numpy as np  # noqa: F401 workers find it loaded
@@ -69,7 +68,7 @@ def _import(kernels: str) -> None:
     import schedules.tvm_adapter  # noqa: F401 likewise
 
     importlib.import_module(kernels)
-    for role in ("work", "run"):
+    for role in ("work", "run", "remote"):
         importlib.import_module(f"compiler.tune.measure.{role}")
     gc.collect()
     gc.freeze()  # what is shared with the workers must not be touched, or it is copied

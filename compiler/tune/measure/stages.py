@@ -40,6 +40,9 @@ class Builder(Protocol):
         The future raises `TilewrightError` where no candidate can be built at all.
         """
 
+    def check(self) -> None:
+        """Raise `TilewrightError` if nothing can be built any more."""
+
     def close(self) -> None:
         """End what was started."""
 
@@ -66,6 +69,9 @@ class Runner(Protocol):
 
         The future raises `TilewrightError` where nothing can run at all.
         """
+
+    def check(self) -> None:
+        """Raise `TilewrightError` if nothing can run any more."""
 
     def close(self) -> None:
         """End what was started."""

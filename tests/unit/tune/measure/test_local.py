@@ -17,7 +17,7 @@ import pytest
 
 from compiler.errors import FileError, InputError
 from compiler.tune.measure.base import Failed, Measured, Measurer, Rejected
-from compiler.tune.measure.local import local_measurer
+from compiler.tune.measure.create import create_measurer
 from compiler.tune.measure.settings import Limits
 from targets import get_target
 from tests.unit.tune.measure.kernels import MODULE, Task
@@ -31,7 +31,7 @@ RIGHT = {"do": "right"}
 @pytest.fixture(scope="module")
 def measurer():
     limits = Limits(build_s=4.0, run_s=2.0)
-    with closing(local_measurer(SPEC, kernels=MODULE, limits=limits)) as found:
+    with closing(create_measurer(SPEC, kernels=MODULE, limits=limits)) as found:
         yield found
 
 
@@ -156,12 +156,12 @@ def test_no_kernels_are_left_behind(measurer):
 
 def test_threads_that_do_not_exist_are_refused():
     with pytest.raises(InputError, match="may use"):
-        local_measurer(SPEC, threads=10_000, kernels=MODULE)
+        create_measurer(SPEC, threads=10_000, kernels=MODULE)
 
 
 def test_several_threads():
     threads = min(2, len(os.sched_getaffinity(0)))
-    with closing(local_measurer(SPEC, threads=threads, workers=1, kernels=MODULE)) as measurer:
+    with closing(create_measurer(SPEC, threads=threads, workers=1, kernels=MODULE)) as measurer:
         right, wrong = measure(measurer, RIGHT, {"do": "wrong"})
     assert isinstance(right, Measured)
     assert isinstance(wrong, Rejected)
@@ -170,13 +170,13 @@ def test_several_threads():
 SCRIPT = """
     import sys, threading
     from contextlib import closing
-    from compiler.tune.measure.local import local_measurer
+    from compiler.tune.measure.create import create_measurer
     from targets import get_target
 
     class Task:  # as the workers' own, but TVM is not imported here
         to_json = staticmethod(lambda: "{}")
 
-    with closing(local_measurer(get_target("x86"), kernels=sys.argv[2])) as measurer:
+    with closing(create_measurer(get_target("x86"), kernels=sys.argv[2])) as measurer:
         choice = {"do": "leave files", "tell": sys.argv[1]}
         measurer.measure(Task(), [choice], cancel=threading.Event())
 """
