@@ -65,7 +65,7 @@ def test_what_dask_built_is_measured_here(cluster):
 def test_a_worker_with_another_version_is_refused(cluster, monkeypatch):
     ours = dask_builder.worker_versions()
     monkeypatch.setattr(dask_builder, "__version__", "0.0.1")
-    with pytest.raises(CompileError, match="not tilewright 0.0.1") as caught:
+    with pytest.raises(CompileError, match=r"not tilewright 0\.0\.1") as caught:
         make(cluster)
     assert f"has tilewright {ours['tilewright']}" in str(caught.value)
 

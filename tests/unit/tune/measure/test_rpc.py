@@ -169,7 +169,7 @@ def test_devices_that_drop_out(tracker):
             devices[1].vanish()
             outcomes = measure(measurer, RIGHT, RIGHT)
             assert [o.kind for o in outcomes] == ["cancelled"] * 2
-            with pytest.raises(CompileError, match="no device two at .* answers any more"):
+            with pytest.raises(CompileError, match=r"no device two at .* answers any more"):
                 measure(measurer, RIGHT)
     finally:
         for one in devices:
