@@ -24,6 +24,7 @@ from compiler.cli.commands import compile_, inspect_, report, run, targets
 from compiler.cli.output import Session
 from compiler.cli.records import records
 from compiler.cli.tune import tune
+from compiler.cli.vta import vta
 from compiler.errors import TilewrightError
 
 
@@ -36,7 +37,7 @@ def cli(session: Session, debug: bool) -> None:
     session.debug = session.debug or debug
 
 
-for _command in (compile_, tune, run, report, targets, inspect_, records):
+for _command in (compile_, tune, run, report, targets, inspect_, records, vta):
     cli.add_command(_command)
 
 
