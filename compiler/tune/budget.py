@@ -2,7 +2,8 @@
 
 The rule is Ansor's (Zheng et al., OSDI 2020, section 6), on the sum of calls times latency: what a
 task's next batch will gain is estimated from what its last ones brought and, optimistically, from
-the gap to what it could reach: the roofline, or the rate that a similar task reached already.
+the gap to what it could reach: the roofline, or the share of it that a similar task reached
+already. Batches that brought nothing make the optimism smaller.
 """
 
 from __future__ import annotations
@@ -32,8 +33,9 @@ class Standing:
         calls: How often a run of the model calls it.
         best_ns: Its best latency, or its estimate while nothing was measured.
         floor_ns: The roofline's bound.
-        reachable_ns: What a similar task's rate would give, at least `floor_ns`.
+        reachable_ns: What a similar task's share of the roofline would give, at least `floor_ns`.
         history_ns: Best latency after each batch of this run, oldest first.
+        idle_batches: How many of the last ones brought nothing.
     """
 
     calls: int
@@ -41,6 +43,7 @@ class Standing:
     floor_ns: float
     reachable_ns: float
     history_ns: tuple[float, ...]
+    idle_batches: int = 0
 
 
 def expected_gain(task: Standing) -> float:
@@ -50,11 +53,10 @@ def expected_gain(task: Standing) -> float:
     if len(task.history_ns) > 1:
         before = task.history_ns[max(0, len(task.history_ns) - 1 - _WINDOW)]
         recent = (before - task.history_ns[-1]) / min(_WINDOW, len(task.history_ns) - 1)
-    gap = max(0.0, task.best_ns - max(task.floor_ns, task.reachable_ns))
+    to_floor = max(0.0, task.best_ns - task.floor_ns)
     # A gap that a similar task does not have is likelier to close than one to the roofline.
-    hopeful = min(
-        task.best_ns / rounds, gap + 0.25 * max(0.0, task.best_ns - task.floor_ns) / rounds
-    )
+    gap = max(0.25 * to_floor, task.best_ns - max(task.floor_ns, task.reachable_ns))
+    hopeful = min(task.best_ns / rounds, gap) / (1 + task.idle_batches)
     return task.calls * (_HISTORY * recent + (1 - _HISTORY) * hopeful)
 
 

@@ -22,6 +22,9 @@ class Kernels(Protocol):
     def estimated_cycles(self, workload: Workload, choice: Choice, spec: TargetSpec) -> float:
         """The analytic model's cycles; infinite where the choice does not hold together."""
 
+    def least_flops(self, workload: Workload, spaces: Sequence[Space]) -> float:
+        """Operations of the algorithm that needs fewest, a multiply-add is two."""
+
     def function(self, task: Task) -> Any:
         """The canonical function, a TVM ``PrimFunc``."""
 
@@ -40,6 +43,13 @@ class TemplateKernels:
         from schedules.cpu import templates
 
         return templates.estimated_cycles(workload, choice, spec)
+
+    def least_flops(self, workload: Workload, spaces: Sequence[Space]) -> float:
+        """See `Kernels`: Winograd's tiles of m x m outputs multiply (m + 2)² times, not 9 m²."""
+        from schedules.cpu.templates.winograd import ALGORITHMS
+
+        shares = {name: ((m + 2) / (3 * m)) ** 2 for m, name in ALGORITHMS.items()}
+        return workload.flops * min((shares.get(s.algorithm, 1.0) for s in spaces), default=1.0)
 
     def function(self, task: Task) -> Any:
         """See `Kernels`."""

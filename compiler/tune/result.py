@@ -25,7 +25,8 @@ class TaskStatus:
         best_us: Best measured latency; None if nothing was measured.
         gflops: Rate at the best latency, in 1e9 operations a second; None like `best_us`.
         roofline_share: The roofline's least time divided by the best latency, 0 to 1
-            (estimated bound, measured time); None like `best_us`.
+            (estimated bound, measured time); None like `best_us`. The bound counts the
+            operations of the algorithm that needs fewest.
         trials: Candidates measured, rejected or failed, in this run and in the ones it continues.
         rejected: Of these, outputs that were not the reference's.
         failed: Of these, no build, a crash, a timeout or samples that are no latencies.

@@ -253,8 +253,9 @@ class _Session:
             journal = Journal(
                 self._store.folder, task.workload, self._machine, read_old=self._options.resume
             )
+            flops = self._kernels.least_flops(task.workload, search.spaces)
             floor = roofline_ns(
-                task.flops, task.bytes, task.workload.dtypes[0], self._spec, self._clock_hz
+                flops, task.bytes, task.workload.dtypes[0], self._spec, self._clock_hz
             )
             name = task.name if task.name not in names else f"{task.name} {index}"
             names.add(name)
@@ -339,18 +340,20 @@ class _Session:
     def _standing(self, work: _Work) -> Standing:
         """What the budget's rule sees of a task."""
         best = work.search.estimate_ns if work.best_ns is None else work.best_ns
-        rates = [
-            other.task.flops / other.best_ns
+        shares = [
+            other.floor_ns / other.best_ns
             for other in self._works
             if other.best_ns and other.task.workload.operator == work.task.workload.operator
         ]
-        by_rate = work.task.flops / max(rates) if rates and max(rates) > 0 else 0.0
+        best_share = max(shares, default=0.0)
+        reachable = work.floor_ns / best_share if best_share > 0 else 0.0
         return Standing(
             calls=work.task.calls,
             best_ns=best,
             floor_ns=work.floor_ns,
-            reachable_ns=max(by_rate, work.floor_ns),
+            reachable_ns=max(reachable, work.floor_ns),
             history_ns=tuple(work.history_ns),
+            idle_batches=work.idle_batches,
         )
 
     def _batch(self, work: _Work, count: int, *, only_offered: bool = False) -> bool:

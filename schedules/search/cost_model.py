@@ -92,7 +92,7 @@ class CostModel:
             return np.full(len(rows), self._base)
         import xgboost
 
-        matrix = xgboost.DMatrix(self._matrix(rows))
+        matrix = xgboost.DMatrix(self._matrix(rows), nthread=1)
         return np.asarray(self._booster.predict(matrix), dtype=np.float64) + self._base
 
     def _fit(self) -> None:
@@ -110,6 +110,7 @@ class CostModel:
             self._matrix([example.features for example in self._examples]),
             label=targets - self._base,
             weight=weights,
+            nthread=1,
         )
         parameters = {**_PARAMETERS, "base_score": 0.0, "seed": self._seed}
         self._booster = xgboost.train(parameters, matrix, num_boost_round=_ROUNDS)

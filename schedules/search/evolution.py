@@ -27,8 +27,8 @@ from schedules.tvm_adapter import (
     tirx,
 )
 
-POPULATION = 64
-GENERATIONS = 4
+POPULATION = 48
+GENERATIONS = 3
 _MEASURED_SHARE = 0.4
 _RANDOM_PICKS = 0.1
 _MUTATIONS = 0.85

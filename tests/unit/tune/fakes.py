@@ -79,6 +79,9 @@ class FakeKernels:
             return math.inf
         return ideal * (1.2 + 4.0 / (rows * vectors))
 
+    def least_flops(self, workload: Workload, spaces: Sequence[Space]) -> float:
+        return workload.flops
+
     def function(self, task: FakeTask) -> Any:
         from schedules.tvm_adapter import te
 
