@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from math import ceil, prod
 from typing import Any
 
@@ -19,6 +20,8 @@ ALGORITHMS = {2: "winograd-2x2", 4: "winograd-4x4"}
 MAX_TILES = 12
 #: Vector operations a tile and channel vector for both transforms, and for that back.
 TRANSFORM_STEPS = {2: (48, 28), 4: (290, 190)}
+#: What one core reads from its caches and from memory, orders of magnitude for the ranking.
+L2_BYTES_PER_CYCLE, L3_BYTES_PER_CYCLE, CORE_BANDWIDTH = 24.0, 10.0, 40e9
 #: Fewer channels than this do not pay for the transforms.
 MIN_CHANNELS = 16
 
@@ -38,7 +41,7 @@ class Winograd:
             tiling = _tiling(workload, m)
             strips = [s for s in range(1, tiling.down + 1) if tiling.down % s == 0 and s <= 14]
             shapes = [
-                [s, tile] for s in strips for tile in _tiles(workload, spec, s * tiling.across)
+                [s, tile] for s in strips for tile in _tiles(workload, spec, s, tiling.across)
             ]
             if not shapes:
                 continue
@@ -83,13 +86,16 @@ class Winograd:
         buffers = 4.0 * places * rows * (inner + outputs)
         l2 = spec.cache_bytes(2) or 1 << 20
         cycles = products + vectors / fma_per_cycle
-        # The transformed weights are read once a strip, the strip's buffers twice.
-        distance = 1 / 24 if weights + buffers < l2 / 2 else 1 / 10
-        cycles += weights * strips * distance
-        if weights > spec.cache_bytes(3) / 4 and spec.memory_bandwidth_bytes_per_s:
-            cycles += weights * spec.clock_hz / min(spec.memory_bandwidth_bytes_per_s, 25e9)
+        # The transformed weights are read once a strip, from wherever they fit.
+        if weights + buffers < l2 / 2:
+            cycles += weights * strips / L2_BYTES_PER_CYCLE
+        elif weights < spec.cache_bytes(3) / 2:
+            cycles += weights * strips / L3_BYTES_PER_CYCLE
+        else:
+            bandwidth = min(spec.memory_bandwidth_bytes_per_s or math.inf, CORE_BANDWIDTH)
+            cycles += weights * strips * spec.clock_hz / bandwidth
         if buffers > l2:
-            cycles += 2 * buffers * strips / 10
+            cycles += 2 * buffers * strips / L3_BYTES_PER_CYCLE
         return cycles
 
     def compute(
@@ -138,8 +144,13 @@ def _tiling(workload: Workload, m: int) -> Tiling:
     return Tiling.of(m, int(workload.output[1]), int(workload.output[2]))
 
 
-def _tiles(workload: Workload, spec: TargetSpec, rows: int) -> list[list[int]]:
-    """Register tiles whose rows divide the rows of a strip."""
+def _tiles(workload: Workload, spec: TargetSpec, strip: int, across: int) -> list[list[int]]:
+    """Register tiles that fill a strip: parts of its lines, or whole lines."""
+    rows = strip * across
     ranked = rank_register_tiles(spec, (1, rows), int(workload.weight[0]))
-    fitting = [r.tile.as_list() for r in ranked if rows % r.tile.rows == 0]
+    fitting = [
+        r.tile.as_list()
+        for r in ranked
+        if rows % r.tile.rows == 0 and (across % r.tile.rows == 0 or r.tile.rows % across == 0)
+    ]
     return fitting[:MAX_TILES]
