@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
+#: Columns of wide tables where the output is no terminal.
+WIDE = 160
+
+
 def _nothing() -> None:
     """Where there is nothing to stop or start."""
 
@@ -65,9 +69,12 @@ class Session:
         self._done = True
         click.echo(json.dumps(content, indent=2, allow_nan=False, default=str))
 
-    def show(self, *things: Any) -> None:
-        """Show something to people, on standard output."""
-        console(stderr=False).print(*things)
+    def show(self, *things: Any, wide: bool = False) -> None:
+        """Show something to people, on standard output; `wide` where it is no terminal."""
+        screen = console(stderr=False)
+        if wide and not screen.is_terminal:
+            screen.width = WIDE
+        screen.print(*things)
 
     def message(self, text: str) -> None:
         """A remark, on standard error."""

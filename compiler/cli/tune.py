@@ -17,7 +17,7 @@ from compiler.cli.model import (
     target_argument,
     with_model_options,
 )
-from compiler.cli.output import Session, console, with_common_options
+from compiler.cli.output import WIDE, Session, console, with_common_options
 
 if TYPE_CHECKING:
     from compiler.tune.result import TuneResult
@@ -144,8 +144,9 @@ def _show(session: Session, result: TuneResult, store: str, target: str, next_co
     if session.json:
         session.document({"store": store, "target": target, **tune_view.document(result)})
     else:
-        width = console(stderr=False).width
-        session.show(tune_view.tasks_table(result.tasks, width=width))
+        screen = console(stderr=False)
+        width = screen.width if screen.is_terminal else WIDE
+        session.show(tune_view.tasks_table(result.tasks, width=width), wide=True)
         session.show(tune_view.summary_text(result, store))
     if result.interrupted:
         session.message("interrupted: everything found so far is kept; the same command continues")

@@ -270,7 +270,7 @@ def tasks_table(
     shown = ordered if top is None else ordered[:top]
     for task in shown:
         table.add_row(
-            Text(_shorten(f"{task.calls} × {task.workload}", max(12, room))),
+            Text(_shorten(_task_text(task), max(12, room))),
             *(Text(column.show(task)) for column in columns),
             style="bold" if task.name == current else "dim" if task.state == "done" else None,
         )
@@ -320,6 +320,11 @@ _COLUMNS = (
     _Column("failed", 6, lambda t: str(t.failed), sums=True),
     _Column("state", 9, lambda t: t.state, wide=True, right=False),
 )
+
+
+def _task_text(task: TaskStatus) -> str:
+    # Nearly all of them are float32, and the room is needed.
+    return f"{task.calls} × {task.workload.replace(' float32', '')}"
 
 
 def _shorten(text: str, limit: int) -> str:
