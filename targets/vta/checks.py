@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from targets.errors import TargetError
 from targets.vta.config import VtaConfig
 from targets.vta.datapath import Datapath, Plan
 from targets.vta.hazards import Clock, Elements, Hazards
@@ -20,7 +21,7 @@ from targets.vta.timing import element_bytes
 #: The first page of DRAM is never handed out: an address of 0 is a mistake.
 FIRST_ADDRESS = 4096
 #: Steps of one instruction that the simulator is ready to spread out in memory.
-MAX_STEPS = 1 << 24
+MAX_STEPS = 1 << 22
 
 
 class Report(Protocol):
@@ -86,6 +87,7 @@ class Checks:
         memory = Memory(instruction.memory)
         begin = instruction.sram_base
         if not self._enabled:
+            self._require(self._transfer(index, instruction, memory), index)
             self.data.load(instruction)
             return
         if memory == Memory.ACC_8BIT:
@@ -118,6 +120,7 @@ class Checks:
     def store(self, index: int, instruction: Store, clock: Clock) -> None:
         """A STORE that is no no-op."""
         if not self._enabled:
+            self._require(self._transfer(index, instruction, Memory.OUT), index)
             self.data.store(instruction)
             return
         if instruction.memory != Memory.OUT:
@@ -168,13 +171,14 @@ class Checks:
         plan = self._plan(index, instruction)
         if plan is None:
             return
-        if not self._enabled:
-            self.data.gemm(instruction, plan)
-            return
         used = [(Memory.ACC, plan.dst, 0)]
         if not instruction.reset:
             used += [(Memory.INP, plan.src, 1), (Memory.WGT, plan.wgt, 2)]
         good = self._in_range(index, plan, used)
+        if not self._enabled:
+            self._require(good, index)
+            self.data.gemm(instruction, plan)
+            return
         inside = plan.dst[plan.dst < self._depth[Memory.ACC]]
         if instruction.reset:
             self._hazards.fill(Memory.ACC, inside)
@@ -190,21 +194,22 @@ class Checks:
 
     def alu(self, index: int, instruction: Alu, clock: Clock) -> None:
         """An ALU instruction."""
-        if self._enabled:
-            if instruction.op == AluOp.MUL:
-                self._report("hw-unsupported-op", index, "the hardware has no MUL")
-            elif instruction.op not in tuple(AluOp):
-                self._report("hw-unsupported-op", index, f"there is no operation {instruction.op}")
-                return
+        if instruction.op == AluOp.MUL:
+            self._report("hw-unsupported-op", index, "the hardware has no MUL")
+        elif instruction.op not in tuple(AluOp):
+            self._report("hw-unsupported-op", index, f"there is no operation {instruction.op}")
+            self._require(self._enabled, index)
+            return
         plan = self._plan(index, instruction)
         if plan is None:
             return
+        used = [(Memory.ACC, plan.dst, 0), (Memory.ACC, plan.src, 1)]
+        good = self._in_range(index, plan, used)
         if not self._enabled:
+            self._require(good, index)
             self.data.alu(instruction, plan)
             return
         self._alu_rules(index, instruction, plan)
-        used = [(Memory.ACC, plan.dst, 0), (Memory.ACC, plan.src, 1)]
-        good = self._in_range(index, plan, used)
         depth = self._depth[Memory.ACC]
         inside = plan.dst[plan.dst < depth]
         sources = plan.src if instruction.use_imm else np.union1d(plan.dst, plan.src)
@@ -227,8 +232,22 @@ class Checks:
         if instruction.op == AluOp.SHR and not -31 <= instruction.imm <= 31:
             self._report("hw-shift-range", index, f"SHR by {instruction.imm}; use 0 to 15")
 
+    def _require(self, good: bool, index: int) -> None:
+        """Without checks a program must be known to be good; what cannot be done is an error."""
+        if not good:
+            raise TargetError(
+                f"instruction {index} cannot be carried out",
+                where="VTA simulator",
+                hint="simulate the program with checks: they say what is wrong",
+            )
+
     def _plan(self, index: int, instruction: Gemm | Alu) -> Plan | None:
         """The instruction's plan; None if it has none that could be carried out."""
+        plan = self._checked_plan(index, instruction)
+        self._require(plan is not None or self._enabled, index)
+        return plan
+
+    def _checked_plan(self, index: int, instruction: Gemm | Alu) -> Plan | None:
         depth = self._depth[Memory.UOP]
         usable = self.config.usable_uops
         end = instruction.uop_end

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from targets import TargetError
 from targets.vta import (
@@ -28,6 +30,7 @@ from targets.vta.violations import KINDS, Violation
 from tests.unit.vta.golden import cases
 
 CONFIG = VtaConfig()
+SMALL = [c for c in cases("programs") if len(c.program.instructions) < 20]
 ADDRESS = 8192
 UOP_ADDRESS = 4096
 ACC = Load(memory=Memory.ACC, dram_base=1024, y_size=1, x_size=4, x_stride=4)
@@ -35,14 +38,14 @@ UOPS = Load(memory=Memory.UOP, dram_base=1024, y_size=1, x_size=4, x_stride=4)
 ONE = Alu(op=AluOp.ADD, use_imm=True, imm=1, uop_end=4, iter_out=1, iter_in=1)
 
 
-def run(*code: Instruction, finish: bool = True) -> tuple[Violation, ...]:
-    whole = [*code, Finish()] if finish else list(code)
+def run(*code: Instruction, checks: bool = True) -> tuple[Violation, ...]:
+    whole = [*code, Finish()]
     stream = np.frombuffer(b"".join(encode(x, CONFIG) for x in whole), np.uint8).reshape(-1, 16)
     dram = np.zeros(1 << 17, dtype=np.uint8)
     dram[ADDRESS : ADDRESS + stream.size] = stream.reshape(-1)
     words = [encode_uop(Uop(i, i, 0), CONFIG) for i in range(4)]
     dram[UOP_ADDRESS : UOP_ADDRESS + 16].view("<u4")[:] = words
-    return simulate_stream(stream, dram, CONFIG, address=ADDRESS).violations
+    return simulate_stream(stream, dram, CONFIG, address=ADDRESS, checks=checks).violations
 
 
 def stored(**values: int) -> tuple[Instruction, ...]:
@@ -177,9 +180,43 @@ def test_arrays_of_a_wrong_kind(stream, dram) -> None:
         simulate_stream(stream, dram, CONFIG)
 
 
+@pytest.mark.parametrize(
+    "code",
+    [
+        (UOPS, Gemm(reset=True, uop_end=4, iter_out=1, iter_in=2, dst_in=2047)),
+        (ACC, UOPS, Alu(uop_end=4, iter_out=1, iter_in=2, src_in=2047)),
+        (ACC, UOPS, Alu(op=7, uop_end=1, iter_out=1, iter_in=1)),
+        (UOPS, Gemm(reset=True, uop_end=9999, iter_out=1, iter_in=1)),
+        (Load(memory=Memory.ACC, dram_base=1 << 30, y_size=1, x_size=4),),
+        stored(dram_base=1 << 30),
+        stored(dram_base=2048, sram_base=2047),
+    ],
+)
+def test_without_checks_what_cannot_be_done_is_an_error(code: tuple[Instruction, ...]) -> None:
+    with pytest.raises(TargetError, match="cannot be carried out"):
+        run(*code, checks=False)
+    assert run(*code)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_any_bytes_end_in_a_list_of_violations(data: st.DataObject) -> None:
+    """Golden programs with changed bits: never an exception, and never without an end."""
+    case = data.draw(st.sampled_from(SMALL))
+    stream = case.program.instructions.copy()
+    for _ in range(data.draw(st.integers(1, 3))):
+        row, bit = data.draw(st.integers(0, len(stream) - 1)), data.draw(st.integers(0, 127))
+        stream[row, bit // 8] ^= 1 << bit % 8
+    dram = case.program.image()
+    result = simulate_stream(stream, dram, CONFIG, address=case.program.instruction_address)
+    assert all(v.kind in KINDS for v in result.violations)
+    assert result.finished or result.violations
+
+
 def test_every_kind_is_tested_and_documented() -> None:
     text = (Path(__file__).parents[3] / "docs" / "vta.md").read_text(encoding="utf-8")
-    documented = set(re.findall(r"^\| `([a-z-]+)` \|", text, re.MULTILINE))
+    section = text.split("## What the simulator checks")[1].split("\n## ")[0]
+    documented = set(re.findall(r"^\| `([a-z-]+)` \|", section, re.MULTILINE))
     assert documented == set(KINDS)
     golden = {c.facts["failure_class"] for c in cases("illegal")}
     here = set(re.findall(r'"([a-z-]+)"', Path(__file__).read_text(encoding="utf-8")))
