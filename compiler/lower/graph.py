@@ -54,18 +54,30 @@ class FunctionView:
     def __init__(self, function: Any) -> None:
         self.definitions: dict[Any, Any] = {}
         self.uses: Counter[Any] = Counter()
+        self._readers: dict[Any, list[Any]] = {}
         for block in function.body.blocks:
             for binding in block.bindings:
                 value = binding.value
                 self.definitions[binding.var] = value
                 for variable in _operands(value):
                     self.uses[variable] += 1
+                    self._readers.setdefault(variable, []).append(value)
         for variable in _operands(function.body.body):
             self.uses[variable] += 1
 
     def definition(self, expr: Any) -> Any:
         """What a variable is bound to; other expressions stand for themselves."""
         return self.definitions.get(expr, expr) if isinstance(expr, relax.Var) else expr
+
+    def only_cast_to(self, call: Any, dtype: str) -> bool:
+        """Whether the result of a call is read by conversions to `dtype` alone."""
+        results = [v for v, value in self.definitions.items() if value.same_as(call)]
+        readers = [r for v in results for r in self._readers.get(v, [])]
+        return (
+            bool(readers)
+            and len(readers) == sum(self.uses[v] for v in results)
+            and all(operator_name(r) == "astype" and dtype_of(r) == dtype for r in readers)
+        )
 
     def only_use(self, variable: Any) -> bool:
         """Whether the variable is used exactly once."""

@@ -23,6 +23,7 @@ from compiler.lower.graph import (
     static_shape,
 )
 from compiler.lower.parameters import ParameterTable, value_of
+from schedules.cpu import bfloat16
 from schedules.cpu.annotations import WORKLOAD
 from schedules.cpu.compute import activations, rows
 from schedules.cpu.compute.activations import ACTIVATIONS
@@ -104,6 +105,7 @@ class KernelLegalizer:
             **dict.fromkeys(ACTIVATIONS, self.activation),
             "clip": self.clip,
             "nn.pad": self.pad,
+            "astype": self.astype,
         }
 
     # Convolutions and matrix products
@@ -285,6 +287,7 @@ class KernelLegalizer:
         return self._pool(
             bb,
             call,
+            original,
             "max" if operator_name(call) == "nn.max_pool2d" else "avg",
             _pair(a.pool_size),
             ConvGeometry(_pair(a.strides), _quad(a.padding), _pair(a.dilation)),
@@ -296,6 +299,7 @@ class KernelLegalizer:
         self,
         bb: Any,
         call: Any,
+        original: Any,
         kind: str,
         kernel: tuple[int, int],
         geometry: ConvGeometry,
@@ -310,7 +314,8 @@ class KernelLegalizer:
             "dilation": geometry.dilation,
             **modes,
         }
-        return self._kernel(bb, "pool2d", (call.args[0],), tuple(out), dtype_of(call), attributes)
+        data = self._narrow_source(call.args[0], original.args[0])
+        return self._kernel(bb, "pool2d", (data,), tuple(out), dtype_of(call), attributes)
 
     def adaptive_avg_pool2d(self, bb: Any, call: Any, original: Any) -> Any:
         """Average pooling whose window divides the input, else TVM's own definition."""
@@ -329,8 +334,9 @@ class KernelLegalizer:
             return relax.op.mean(call.args[0], [1, 2], True)
         kernel = (shape[1] // out[0], shape[2] // out[1])
         return self._pool(
-            bb, call, "avg", kernel, ConvGeometry(kernel), ceil_mode=False, count_include_pad=False
-        )
+            bb, call, original, "avg", kernel, ConvGeometry(kernel),
+            ceil_mode=False, count_include_pad=False,
+        )  # fmt: skip
 
     def pad(self, bb: Any, call: Any, original: Any) -> Any:
         """Constant padding; TVM's own definition looks elementwise to its fusion."""
@@ -349,10 +355,11 @@ class KernelLegalizer:
 
     def softmax(self, bb: Any, call: Any, original: Any) -> Any:
         """Softmax over the last dimension; over another one, that is moved to the end first."""
-        data = call.args[0]
-        shape = shape_of(data)
-        if shape is None or not dtype_of(data).startswith("float32"):
+        shape = shape_of(call.args[0])
+        if shape is None or dtype_of(call.args[0]) != "float32":
             return call
+        data = self._narrow_source(call.args[0], original.args[0])
+        store = self._store(original)
         axis = int(call.attrs.axis) % len(shape)
         log = operator_name(call) == "nn.log_softmax"
         order = [i for i in range(len(shape)) if i != axis] + [axis]
@@ -361,7 +368,7 @@ class KernelLegalizer:
             data = bb.emit(relax.op.permute_dims(data, order))
         lanes = self.spec.vector_lanes("float32")
         result = bb.call_te(
-            lambda x: rows.softmax(x, lanes, log=log),
+            lambda x: rows.softmax(x, lanes, log=log, store=store),
             data,
             primfunc_name_hint="log_softmax" if log else "softmax",
             primfunc_attrs={"op_pattern": OPAQUE},
@@ -376,8 +383,9 @@ class KernelLegalizer:
         data, gamma, beta = call.args
         a = call.attrs
         normalized = self._normalize_rows(
-            bb, data, gamma if a.scale else None, beta if a.center else None,
-            [int(v) for v in a.axes], float(a.epsilon), rms=False,
+            bb, self._narrow_source(data, original.args[0]), gamma if a.scale else None,
+            beta if a.center else None, [int(v) for v in a.axes], float(a.epsilon), rms=False,
+            store=self._store(original),
         )  # fmt: skip
         return call if normalized is None else normalized
 
@@ -385,9 +393,11 @@ class KernelLegalizer:
         """RMS normalization over trailing dimensions, seen as one."""
         data, gamma = call.args
         axes = [int(v) for v in call.attrs.axes]
+        data = self._narrow_source(data, original.args[0])
         normalized = self._normalize_rows(
-            bb, data, gamma, None, axes, float(call.attrs.epsilon), rms=True
-        )
+            bb, data, gamma, None, axes, float(call.attrs.epsilon), rms=True,
+            store=self._store(original),
+        )  # fmt: skip
         return call if normalized is None else normalized
 
     def _normalize_rows(
@@ -400,9 +410,10 @@ class KernelLegalizer:
         epsilon: float,
         *,
         rms: bool,
+        store: rows.Store = rows.as_it_is,
     ) -> Any | None:
         shape = shape_of(data)
-        if shape is None or dtype_of(data) != "float32":
+        if shape is None or dtype_of(data) not in ("float32", "bfloat16"):
             return None
         rank = len(shape)
         axes = sorted(v % rank for v in axes)
@@ -426,7 +437,7 @@ class KernelLegalizer:
             rest = list(affine)
             g = rest.pop(0) if gamma is not None else None
             b = rest.pop(0) if beta is not None else None
-            return rows.layer_norm(x, g, b, epsilon, lanes, rms=rms)
+            return rows.layer_norm(x, g, b, epsilon, lanes, rms=rms, store=store)
 
         result = bb.call_te(
             compute,
@@ -501,6 +512,7 @@ class KernelLegalizer:
         length = prod(shape[axes[0] :])
         lead = shape[: axes[0]]
         kind = operator_name(call)
+        data = self._narrow_source(data, original.args[0])
         lanes = self.spec.vector_lanes("float32")
         if len(axes) > 1 or not lead:
             data = bb.emit(relax.op.reshape(data, [*(lead or [1]), length]))
@@ -516,6 +528,35 @@ class KernelLegalizer:
         return relax.op.reshape(bb.emit(result), out)
 
     # Elementwise
+
+    def astype(self, bb: Any, call: Any, original: Any) -> Any:
+        """Between float32 and bfloat16; nothing where the kernel before has stored bfloat16."""
+        data, have, dtype = call.args[0], dtype_of(call.args[0]), dtype_of(call)
+        if have == dtype:
+            return data
+        if {have, dtype} != {"float32", "bfloat16"}:
+            return call
+        return bb.call_te(
+            lambda x: bfloat16.cast(x, dtype, self.spec),
+            data,
+            primfunc_name_hint="narrow" if dtype == "bfloat16" else "widen",
+            primfunc_attrs={"op_pattern": ELEMENTWISE},
+        )
+
+    def _narrow_source(self, data: Any, original: Any) -> Any:
+        """What `data` was widened from, for kernels that widen as they read; else `data`."""
+        producer = self.view.definition(original)
+        if operator_name(producer) == "astype" and dtype_of(producer) == "float32":
+            source = self.visit(producer.args[0])
+            if dtype_of(source) == "bfloat16":
+                return source
+        return data
+
+    def _store(self, original: Any) -> rows.Store:
+        """How a kernel stores its elements: as bfloat16 where that is all that is read."""
+        if self.view.only_cast_to(original, "bfloat16"):
+            return lambda value: bfloat16.narrow(value, self.spec)
+        return rows.as_it_is
 
     def clip(self, bb: Any, call: Any, original: Any) -> Any:
         """Clipping between two numbers, for float32."""

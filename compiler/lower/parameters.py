@@ -48,9 +48,11 @@ class ParameterTable:
 
 
 def value_of(constant: Any) -> Array:
-    """The data of a Relax constant, without a copy."""
+    """The data of a Relax constant, without a copy; bfloat16 as a copy in ml_dtypes' dtype."""
+    if str(constant.value.dtype) == "bfloat16":  # DLPack as numpy speaks it has none
+        return np.asarray(constant.value.numpy())
     return np.from_dlpack(constant.value)
 
 
 def _address(tensor: Any) -> int:
-    return int(np.from_dlpack(tensor).ctypes.data)
+    return int(tensor.data_ptr())

@@ -14,8 +14,10 @@ from compiler.lower.fold_constants import fold_constants
 from compiler.lower.legalize_kernels import legalize_kernels
 from compiler.lower.lift_constants import lift_constants
 from compiler.lower.parameters import Array, ParameterTable
+from compiler.lower.reduce_precision import PrecisionSummary, reduce_precision
 from compiler.stages import Imported, KernelInfo, Lowered, StageLog
 from schedules.cpu.default import schedule_module
+from schedules.cpu.intrinsics.bf16 import native_lanes
 from schedules.selection import Selector, defaults_only
 from schedules.tvm_adapter import IRModule, relax
 from schedules.tvm_adapter import target as tvm_target
@@ -31,10 +33,17 @@ Observer = Callable[[int, str, IRModule], None]
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One pass of the pipeline and the name that reports and dumps show it by."""
+    """One pass of the pipeline and the name that reports and dumps show it by.
+
+    Attributes:
+        name: Its name.
+        apply: The pass.
+        remark: What it did, once it has been applied; empty if there is nothing to say.
+    """
 
     name: str
     apply: Pass
+    remark: Callable[[], str] = str
 
 
 @dataclass(slots=True)
@@ -50,6 +59,7 @@ class Lowering:
         chosen: What was chosen for each tunable function, by name.
         kernels: Descriptions of the scheduled functions, once they are scheduled.
         parameters: Packed and folded parameters, once they are lifted.
+        reduced: What runs in which precision, once that is decided.
     """
 
     imported: Imported
@@ -60,6 +70,7 @@ class Lowering:
     chosen: dict[str, ChosenKernel] = field(default_factory=dict)
     kernels: tuple[KernelInfo, ...] = ()
     parameters: dict[str, Array] = field(default_factory=dict)
+    reduced: PrecisionSummary = field(default_factory=PrecisionSummary)
 
     def bind_parameters(self, module: IRModule) -> IRModule:
         """Make constants of the parameters of `main`."""
@@ -67,6 +78,19 @@ class Lowering:
         constants = self.table.constants(self.imported.parameters)
         bindings = dict(zip(names, constants, strict=True))
         return relax.transform.BindParams("main", bindings)(module)
+
+    def reduce_precision(self, module: IRModule) -> IRModule:
+        """Convolutions and products on bfloat16, if that is asked for."""
+        if self.precision != "bfloat16":
+            return module
+        module, self.reduced = reduce_precision(module, self.table)
+        return module
+
+    def describe_precision(self) -> str:
+        """What runs in which precision, for the log."""
+        if self.precision != "bfloat16":
+            return ""
+        return self.reduced.describe(native=bool(native_lanes(self.target)))
 
     def choose_kernels(self, module: IRModule) -> IRModule:
         """Build each tunable kernel as its record or default says."""
@@ -97,6 +121,7 @@ def graph_passes(state: Lowering) -> list[Step]:
         Step("DecomposeOpsForInference", t.DecomposeOpsForInference()),
         Step("ChannelsLast", lambda m: channels_last(m, table)),
         Step("FoldConstantsAgain", lambda m: fold_constants(m, table)),
+        Step("ReducePrecision", state.reduce_precision, state.describe_precision),
         # Operators become compute definitions, fused into functions.
         Step("LegalizeKernels", lambda m: legalize_kernels(m, table, state.target)),
         Step("DispatchSortScan", relax.backend.DispatchSortScan()),  # argsort, topk
@@ -167,8 +192,9 @@ def run_steps(
     """Apply passes in order, in the scope of the target."""
     with tvm_target.Target(target.tvm_dict()):
         for number, step in enumerate(steps):
-            with log.time("lower", step.name):
+            with log.time("lower", step.name) as detail:
                 module = step.apply(module)
+                detail.extend(filter(None, [step.remark()]))
             if observe is not None:
                 observe(number, step.name, module)
     return module

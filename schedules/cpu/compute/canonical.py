@@ -60,7 +60,7 @@ def pooling(workload: Workload, data: Any, attrs: dict[str, Any]) -> Any:
     """The pooling that a workload describes."""
     a = workload.attributes
     return pool2d(
-        data, tuple(a["kernel"]), geometry_of(workload), a["kind"], attrs,
+        data, tuple(a["kernel"]), geometry_of(workload), a["kind"], attrs, workload.dtypes[2],
         ceil_mode=a["ceil_mode"], count_include_pad=a["count_include_pad"],
     )  # fmt: skip
 

@@ -11,10 +11,25 @@ from collections.abc import Callable
 from typing import Any
 
 from schedules.cpu.annotations import KERNEL, ROLE
+from schedules.cpu.bfloat16 import widen
 from schedules.cpu.compute.packed import _int
 from schedules.tvm_adapter import te, tirx, topi
 
 Combine = Callable[[Any, Any], Any]
+#: Turns a float32 element into what is stored.
+Store = Callable[[Any], Any]
+
+
+def as_it_is(value: Any) -> Any:
+    """The element itself: results are stored in float32."""
+    return value
+
+
+def widened(data: Any) -> Any:
+    """The tensor in float32; a stage of its own if it is bfloat16, which is read repeatedly."""
+    if str(data.dtype) != "bfloat16":
+        return data
+    return te.compute(data.shape, lambda *i: widen(data[i]), name="widened")
 
 
 def fold_row(
@@ -70,8 +85,12 @@ def fold_row(
     )
 
 
-def softmax(data: Any, lanes: int, *, log: bool = False) -> Any:
-    """Softmax (or log-softmax) over the last dimension of `data`, shifted by the maximum."""
+def softmax(data: Any, lanes: int, *, log: bool = False, store: Store = as_it_is) -> Any:
+    """Softmax (or log-softmax) over the last dimension of `data`, shifted by the maximum.
+
+    bfloat16 data is computed with in float32; `store` makes elements of the result.
+    """
+    data = widened(data)
     largest = fold_row(data, lanes, "max", "row_max")
     shifted = te.compute(
         data.shape, lambda *i: data[i] - largest[i[:-1]], name="shifted", attrs={ROLE: "inline"}
@@ -83,7 +102,7 @@ def softmax(data: Any, lanes: int, *, log: bool = False) -> Any:
             total.shape, lambda *i: tirx.log(total[i]), name="row_log", attrs={ROLE: "fold"}
         )
         return te.compute(
-            data.shape, lambda *i: data[i] - largest[i[:-1]] - logarithm[i[:-1]],
+            data.shape, lambda *i: store(data[i] - largest[i[:-1]] - logarithm[i[:-1]]),
             name="log_softmax", attrs={KERNEL: "softmax"},
         )  # fmt: skip
     inverse = te.compute(
@@ -91,19 +110,28 @@ def softmax(data: Any, lanes: int, *, log: bool = False) -> Any:
         attrs={ROLE: "fold"},
     )  # fmt: skip
     return te.compute(
-        data.shape, lambda *i: exponent[i] * inverse[i[:-1]], name="softmax",
+        data.shape, lambda *i: store(exponent[i] * inverse[i[:-1]]), name="softmax",
         attrs={KERNEL: "softmax"},
     )  # fmt: skip
 
 
 def layer_norm(
-    data: Any, gamma: Any | None, beta: Any | None, epsilon: float, lanes: int, *, rms: bool = False
+    data: Any,
+    gamma: Any | None,
+    beta: Any | None,
+    epsilon: float,
+    lanes: int,
+    *,
+    rms: bool = False,
+    store: Store = as_it_is,
 ) -> Any:
     """Layer normalization (or RMS normalization) over the last dimension.
 
     The variance is the mean of squared distances from the mean, in a second sweep over the
-    row: stable where a sum of squares would cancel.
+    row: stable where a sum of squares would cancel. bfloat16 data is computed with in
+    float32; `store` makes elements of the result.
     """
+    data = widened(data)
     k = _int(data.shape[-1])
     scale = tirx.const(1.0 / k, data.dtype)
     if rms:
@@ -136,20 +164,22 @@ def layer_norm(
             value = value * gamma[column]
         if beta is not None:
             value = value + beta[column]
-        return value
+        return store(value)
 
     name = "rms_norm" if rms else "layer_norm"
     return te.compute(data.shape, normalized, name=name, attrs={KERNEL: "layer_norm"})
 
 
 def reduce_last(data: Any, kind: str, lanes: int) -> Any:
-    """Sum, mean, max or min over the last dimension of `data`."""
+    """Sum, mean, max or min over the last dimension of `data`; of bfloat16 in float32."""
     k = _int(data.shape[-1])
-    folded = fold_row(data, lanes, "sum" if kind == "mean" else kind, f"row_{kind}")
+    folded = fold_row(
+        data, lanes, "sum" if kind == "mean" else kind, f"row_{kind}", lambda i: widen(data[i])
+    )
     scale = 1.0 / k if kind == "mean" else None
     return te.compute(
         folded.shape,
-        lambda *i: folded[i] if scale is None else folded[i] * tirx.const(scale, data.dtype),
+        lambda *i: folded[i] if scale is None else folded[i] * tirx.const(scale, folded.dtype),
         name=kind,
         attrs={KERNEL: "row_reduction"},
     )

@@ -8,7 +8,14 @@ import numpy as np
 import numpy.typing as npt
 
 from schedules.cpu.annotations import KERNEL
-from schedules.cpu.compute.packed import Attributes, ConvGeometry, _int, multiply, pad_spatial
+from schedules.cpu.compute.packed import (
+    Attributes,
+    ConvGeometry,
+    _cast,
+    _int,
+    multiply,
+    pad_spatial,
+)
 from schedules.tvm_adapter import te, tirx
 
 Array = npt.NDArray[Any]
@@ -57,6 +64,7 @@ def pool2d(
     geometry: ConvGeometry,
     kind: Literal["max", "avg"],
     attrs: Attributes,
+    accumulator: str,
     *,
     ceil_mode: bool = False,
     count_include_pad: bool = False,
@@ -65,6 +73,7 @@ def pool2d(
 
     With `ceil_mode` the last window may start inside the input or its left padding only and
     hang over the right edge; the divisor of an average counts what PyTorch counts.
+    The result has dtype `accumulator`.
     """
     batch, height, width, channels = (_int(v) for v in data.shape)
     size = (height, width)
@@ -83,7 +92,7 @@ def pool2d(
     out_h, out_w = extents
     fill = 0.0
     if kind == "max":
-        fill = float("-inf") if str(data.dtype).startswith("float") else tirx.min_value(data.dtype)
+        fill = float("-inf") if "float" in str(data.dtype) else tirx.min_value(data.dtype)
     source = _pad_for(data, geometry, (out_h, out_w), kernel, fill)
     y = te.reduce_axis((0, kernel[0]), "kh")
     x = te.reduce_axis((0, kernel[1]), "kw")
@@ -91,7 +100,9 @@ def pool2d(
 
     out = te.compute(
         (batch, out_h, out_w, channels),
-        lambda n, h, w, c: reduce(source[(n, *_window(geometry, h, w, y, x), c)], axis=[y, x]),
+        lambda n, h, w, c: reduce(
+            _cast(source[(n, *_window(geometry, h, w, y, x), c)], accumulator), axis=[y, x]
+        ),
         name=f"{kind}_pool2d",
         attrs={KERNEL: "pool2d", **attrs},
     )
@@ -108,14 +119,14 @@ def pool2d(
                 start = tirx.max(start, 0)
                 end = tirx.min(end, size[axis])
             count = count * (end - start)
-        return tirx.Cast(data.dtype, count)
+        return tirx.Cast(accumulator, count)
 
     overhang = any(
         (extents[a] - 1) * geometry.strides[a] - before[a] + kernel[a] > size[a] + after[a]
         for a in range(2)
     )
     if (count_include_pad or not any(geometry.padding)) and not overhang:
-        inverse = tirx.const(1.0 / (kernel[0] * kernel[1]), data.dtype)
+        inverse = tirx.const(1.0 / (kernel[0] * kernel[1]), accumulator)
         return te.compute(out.shape, lambda n, h, w, c: out[n, h, w, c] * inverse, name="average")
     return te.compute(out.shape, lambda n, h, w, c: out[n, h, w, c] / divisor(h, w), name="average")
 

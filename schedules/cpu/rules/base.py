@@ -213,6 +213,12 @@ def pad_rows(sch: Schedule, loops: list[Any], lanes: int) -> None:
         vectorize_inner(sch, loops[-1], lanes)
 
 
+def lanes_of(sch: Schedule, block: Any, spec: TargetSpec) -> int:
+    """Lanes of the vectors that a block computes with: what it stores as bfloat16 is float32."""
+    dtype = output_dtype(sch, block)
+    return spec.vector_lanes("float32" if dtype == "bfloat16" else dtype)
+
+
 def output_dtype(sch: Schedule, block: Any) -> str:
     """Dtype of the tensor that a block writes."""
     return str(sch.get(block).writes[0].source.dtype)

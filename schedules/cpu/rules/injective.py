@@ -9,8 +9,8 @@ from schedules.cpu.rules.base import (
     NotApplicableError,
     extent,
     is_reduction,
+    lanes_of,
     leaf_blocks,
-    output_dtype,
     outputs,
     parallelize,
     vectorize_inner,
@@ -46,7 +46,7 @@ def schedule_one(sch: Schedule, block: Any, spec: TargetSpec) -> None:
     loops = sch.get_loops(block)
     if not loops:
         return
-    lanes = spec.vector_lanes(output_dtype(sch, block))
+    lanes = lanes_of(sch, block, spec)
     if len(loops) > 1 and is_plain_elementwise(sch, block):
         loops = [sch.fuse(*loops)]
     size = extent(sch, loops[-1])

@@ -12,8 +12,8 @@ from schedules.cpu.rules.base import (
     NotApplicableError,
     extent,
     is_reduction,
+    lanes_of,
     leaf_blocks,
-    output_dtype,
     outputs,
     parallelize,
 )
@@ -53,7 +53,7 @@ class Reduction:
         spatial, reduced = loops[:count], loops[count:]
         if not spatial or len(node.writes) != 1:
             return
-        lanes = spec.vector_lanes(output_dtype(sch, block))
+        lanes = lanes_of(sch, block, spec)
         size = extent(sch, spatial[-1])
         if size is not None and size >= lanes and keeps_last_dimension(node):
             while size % lanes and lanes > 4:

@@ -10,8 +10,8 @@ from schedules.cpu.rules.base import (
     extent,
     find_kernel,
     is_reduction,
+    lanes_of,
     leaf_blocks,
-    output_dtype,
     outputs,
     parallelize,
     role,
@@ -36,7 +36,7 @@ class RowByRow:
         kind = str(annotation(sch, heart, KERNEL))
         if not any(same_block(sch, heart, b) for b in outputs(sch)):
             raise NotApplicableError("the rows are followed by another stage")
-        lanes = spec.vector_lanes(output_dtype(sch, heart))
+        lanes = lanes_of(sch, heart, spec)
         stages = [b for b in leaf_blocks(sch) if not same_block(sch, b, heart)]
         for stage in list(stages):
             if role(sch, stage) == "inline":
