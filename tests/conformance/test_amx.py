@@ -416,7 +416,48 @@ print("equal" if np.array_equal(got, reference(workload, choice, data, weight)) 
 """
 
 
-def _in_a_process(folder: Any, preload: str | None) -> subprocess.CompletedProcess[str]:
+_NETWORK = """
+import sys
+from pathlib import Path
+import torch
+from torch import nn
+from compiler.build import build
+from compiler.frontend import import_model
+from compiler.lower import lower
+from compiler.runtime import Executor
+from compiler.stages import StageLog
+from tests.conformance.cases import seeded
+from tests.conformance.test_amx import SPEC
+net = seeded(nn.Sequential(
+    nn.Conv2d(32, 64, 3, 2, 1), nn.ReLU(), nn.Conv2d(64, 64, 3, 1, 1), nn.ReLU(),
+    nn.Conv2d(64, 40, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()))
+data = torch.randn(1, 32, 20, 20, generator=torch.Generator().manual_seed(0))
+log = StageLog()
+lowered = lower(import_model(net, (data,), log=log), SPEC, log, precision="bfloat16")
+assert sum(kernel.rule == "amx" for kernel in lowered.kernels) >= 2, lowered.kernels
+built = build(lowered, SPEC, log, Path(sys.argv[1]))
+executor = Executor(built.library, built.inputs, built.outputs, built.parameters)
+with torch.no_grad():
+    error = (executor.run(data) - net(data)).abs().max() / net(data).abs().max()
+print("near" if error < 0.02 else f"off by {error}")
+"""
+
+
+def test_a_network_in_bfloat16(emulator: Emulator, tmp_path) -> None:
+    """The whole pipeline: kernels chosen, permission asked when the module is loaded, run."""
+    done = _in_a_process(tmp_path, str(emulator_library()), _NETWORK)
+    assert done.stdout.strip().endswith("near"), done.stdout + done.stderr
+
+
+def test_a_network_without_permission(tmp_path) -> None:
+    done = _in_a_process(tmp_path, None, _NETWORK)
+    assert "TargetError: model: the model needs AMX tiles" in done.stderr
+    assert done.returncode == 1
+
+
+def _in_a_process(
+    folder: Any, preload: str | None, script: str = _CHILD
+) -> subprocess.CompletedProcess[str]:
     import os
 
     if "amx_tile" in _cpu_flags():
@@ -425,7 +466,7 @@ def _in_a_process(folder: Any, preload: str | None) -> subprocess.CompletedProce
     if preload is not None:
         environment["LD_PRELOAD"] = preload
     return subprocess.run(
-        [sys.executable, "-c", _CHILD, str(folder)], capture_output=True, text=True, check=False,
+        [sys.executable, "-c", script, str(folder)], capture_output=True, text=True, check=False,
         env=environment,
     )  # fmt: skip
 

@@ -1,0 +1,1 @@
+"""How fast AMX kernels are: estimated anywhere, measured where the processor has AMX."""
