@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from math import ceil, prod
 from typing import Any
 
@@ -21,7 +20,7 @@ MAX_TILES = 12
 #: Vector operations a tile and channel vector for both transforms, and for that back.
 TRANSFORM_STEPS = {2: (48, 28), 4: (290, 190)}
 #: What one core reads from its caches and from memory, orders of magnitude for the ranking.
-L2_BYTES_PER_CYCLE, L3_BYTES_PER_CYCLE, CORE_BANDWIDTH = 24.0, 10.0, 40e9
+L2_BYTES_PER_CYCLE, L3_BYTES_PER_CYCLE, MEMORY_BYTES_PER_CYCLE = 24.0, 10.0, 5.0
 #: Fewer channels than this do not pay for the transforms.
 MIN_CHANNELS = 16
 
@@ -92,8 +91,7 @@ class Winograd:
         elif weights < spec.cache_bytes(3) / 2:
             cycles += weights * strips / L3_BYTES_PER_CYCLE
         else:
-            bandwidth = min(spec.memory_bandwidth_bytes_per_s or math.inf, CORE_BANDWIDTH)
-            cycles += weights * strips * spec.clock_hz / bandwidth
+            cycles += weights * strips / MEMORY_BYTES_PER_CYCLE
         if buffers > l2:
             cycles += 2 * buffers * strips / L3_BYTES_PER_CYCLE
         return cycles
