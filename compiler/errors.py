@@ -104,6 +104,18 @@ class NotTunedError(CompileError):
         )
 
 
+class PlanError(TilewrightError):
+    """A compression plan is damaged, contradicts itself or belongs to another model."""
+
+    exit_code = 4
+
+
+class CalibrationError(TilewrightError):
+    """Calibration data are missing, do not fit the model, or give no ranges."""
+
+    exit_code = 5
+
+
 class InputError(TilewrightError):
     """Inputs do not fit the model: number, names, shapes or dtypes."""
 
@@ -130,11 +142,13 @@ class VerificationError(TilewrightError):
 
 __all__ = [
     "BundleError",
+    "CalibrationError",
     "CompileError",
     "FileError",
     "InputError",
     "ModelError",
     "NotTunedError",
+    "PlanError",
     "TargetError",
     "TargetNotAvailableError",
     "TilewrightError",

@@ -1,0 +1,431 @@
+"""`CompressionPlan`: what each operator, parameter and activation of a model becomes, as data.
+
+A plan is made by analysis (`compiler.compress.calibrate`), applied by Relax passes, saved in the
+bundle as JSON, and meant to be read and edited by people. It speaks of the *plain graph*: the
+model after batch normalization is folded, in float32 and NCHW, before any target is looked at
+(`compiler.compress.sites` gives the names). So no target changes a plan.
+
+What the numbers mean, for a real value ``r`` and a stored integer ``q``:
+
+- activations: ``r = scale * (q - zero_point)``, one scale a tensor;
+- weights: ``r = scale[c] * q``, symmetric, one scale an output channel or one in all;
+- bias: int32 at ``scale_of_data * scale_of_weight[c]``, derived, never stored;
+- a scale is a float32 number; with `power_of_two` it is an exact power of two.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import struct
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compiler.codec import DecodeError, decode, encode
+from compiler.errors import FileError, PlanError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+#: Name and version of the format; another version is refused.
+SCHEMA = "tilewright.plan/1"
+
+#: Least and greatest stored value of a dtype. Weights leave out -128: they are symmetric.
+LIMITS: Mapping[str, tuple[int, int]] = {"uint8": (0, 255), "int8": (-128, 127)}
+WEIGHT_LIMIT = 127
+
+#: Precisions that an operator can be given.
+PRECISIONS = ("int8", "float32")
+GRANULARITIES = ("tensor", "channel")
+
+
+def _check(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+def _check_scale(scale: float, power_of_two: bool) -> None:
+    _check(math.isfinite(scale) and scale > 0, f"scale {scale!r} is not a positive number")
+    _check(
+        struct.unpack("f", struct.pack("f", scale))[0] == scale if scale < 3e38 else False,
+        f"scale {scale!r} is not a float32 number",
+    )
+    if power_of_two:
+        _check(math.frexp(scale)[0] == 0.5, f"scale {scale!r} is no power of two")
+
+
+@dataclass(frozen=True, slots=True)
+class TensorPlan:
+    """How one activation tensor is stored.
+
+    Attributes:
+        dtype: ``uint8`` or ``int8``.
+        scale: Step between two stored values, a float32 number.
+        zero_point: The stored value that means 0.0.
+        method: How the range was chosen: a calibration method, ``shared`` with the tensors that
+            it is concatenated with or that pass through unchanged, or ``given`` by hand.
+        power_of_two: Whether the scale has to be a power of two.
+        minimum: Least value seen in calibration, in units of the model.
+        maximum: Greatest value seen.
+        shared_with: The tensor whose range this one takes; empty for its own.
+    """
+
+    dtype: str
+    scale: float
+    zero_point: int
+    method: str
+    power_of_two: bool = False
+    minimum: float = 0.0
+    maximum: float = 0.0
+    shared_with: str = ""
+
+    def __post_init__(self) -> None:
+        _check(self.dtype in LIMITS, f"dtype {self.dtype!r} is none of {', '.join(LIMITS)}")
+        low, high = LIMITS[self.dtype]
+        _check_scale(self.scale, self.power_of_two)
+        _check(
+            low <= self.zero_point <= high,
+            f"zero_point {self.zero_point} is outside of {self.dtype}",
+        )
+
+    @property
+    def limits(self) -> tuple[int, int]:
+        """Least and greatest stored value."""
+        return LIMITS[self.dtype]
+
+    @property
+    def real_limits(self) -> tuple[float, float]:
+        """Least and greatest value that can be stored, in units of the model."""
+        low, high = self.limits
+        return (low - self.zero_point) * self.scale, (high - self.zero_point) * self.scale
+
+
+@dataclass(frozen=True, slots=True)
+class WeightPlan:
+    """How the weight of one operator is stored.
+
+    Attributes:
+        parameter: The model's name of it, such as ``layer1.0.conv1.weight``.
+        dtype: ``int8``.
+        granularity: ``channel`` or ``tensor``.
+        axis: Axis of output channels in the plain graph's weight, counted from 0.
+        scales: One scale a channel, or a single one; float32 numbers.
+        method: How the scales were chosen.
+        power_of_two: Whether the scales have to be powers of two.
+    """
+
+    parameter: str
+    dtype: str
+    granularity: str
+    axis: int
+    scales: tuple[float, ...]
+    method: str
+    power_of_two: bool = False
+
+    def __post_init__(self) -> None:
+        _check(self.dtype == "int8", f"dtype {self.dtype!r} is not int8")
+        _check(
+            self.granularity in GRANULARITIES,
+            f"granularity {self.granularity!r} is none of {', '.join(GRANULARITIES)}",
+        )
+        _check(self.axis >= 0, "axis is negative")
+        _check(len(self.scales) > 0, "no scales")
+        _check(
+            self.granularity == "channel" or len(self.scales) == 1,
+            f"{len(self.scales)} scales for granularity 'tensor'",
+        )
+        for scale in self.scales:
+            _check_scale(scale, self.power_of_two)
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorPlan:
+    """What one operator of the plain graph becomes.
+
+    Attributes:
+        kind: The Relax operator, such as ``nn.conv2d``, ``matmul``, ``add``.
+        precision: ``int8`` (integer arithmetic, int32 sums) or ``float32``.
+        inputs: Names of the activation tensors that it reads, in order.
+        output: Name of the tensor that it, with its epilogue, gives. An int8 operator whose
+            output has no entry among the plan's tensors gives float32, out of its int32 sums.
+        epilogue: Names of the operators after it that it computes before the one
+            requantization: a bias ``add`` of a constant, then ``clip`` or ``nn.relu``.
+        weight: Of an operator with a constant weight in int8.
+        why: Why it stays in float32, or a remark.
+        sqnr_db: Signal to quantization noise ratio of its output, the whole model quantized,
+            in decibels, as calibration measured it; None where it was not.
+    """
+
+    kind: str
+    precision: str
+    inputs: tuple[str, ...]
+    output: str
+    epilogue: tuple[str, ...] = ()
+    weight: WeightPlan | None = None
+    why: str = ""
+    sqnr_db: float | None = None
+
+    def __post_init__(self) -> None:
+        _check(
+            self.precision in PRECISIONS,
+            f"precision {self.precision!r} is none of {', '.join(PRECISIONS)}",
+        )
+        _check(
+            self.precision == "int8" or self.weight is None,
+            "an operator in float32 has no plan for its weight",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Equalization:
+    """Two weights in a row whose channels are scaled against each other, exactly.
+
+    The outputs of `first` are divided by `factors`, the inputs of `second` multiplied; between
+    them stand only operators that a positive factor passes through.
+
+    Attributes:
+        first: Name of the operator before.
+        second: Name of the operator after.
+        factors: One positive factor a channel between them.
+    """
+
+    first: str
+    second: str
+    factors: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        _check(
+            len(self.factors) > 0 and all(math.isfinite(f) and f > 0 for f in self.factors),
+            "factors are not positive numbers",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ModelIdentity:
+    """Which model a plan is for.
+
+    Attributes:
+        name: For people; not compared.
+        interface: SHA-256 of the names, shapes and dtypes of all parameters and inputs.
+        values: SHA-256 of the parameters' values too. Another one is no error, since weights
+            may have been trained on, but is reported.
+    """
+
+    name: str
+    interface: str
+    values: str
+
+
+@dataclass(frozen=True, slots=True)
+class CompressionPlan:
+    """What each operator, parameter and activation of one model becomes.
+
+    Attributes:
+        model: Which model it is for.
+        recipe: The options it was made with, for people.
+        tensors: Quantized activations by name. Others stay float32.
+        operators: All operators of the plain graph that compute something, by name.
+        equalizations: Applied to the weights first, in order.
+        bias_corrections: Added to the outputs of operators, by name: one number a channel, in
+            units of the model, before the epilogue's activation.
+        schema: Name and version of the format.
+    """
+
+    model: ModelIdentity
+    recipe: Mapping[str, Any]
+    tensors: Mapping[str, TensorPlan]
+    operators: Mapping[str, OperatorPlan]
+    equalizations: tuple[Equalization, ...] = ()
+    bias_corrections: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    schema: str = SCHEMA
+
+    def __post_init__(self) -> None:
+        _check(self.schema == SCHEMA, f"schema {self.schema!r} is not {SCHEMA!r}")
+        for name, operator in self.operators.items():
+            if operator.precision == "int8":
+                for tensor in operator.inputs:
+                    _check(
+                        tensor in self.tensors,
+                        f"operator {name!r} is int8, but its input {tensor!r} is no tensor of "
+                        "the plan",
+                    )
+        for name in self.bias_corrections:
+            _check(name in self.operators, f"bias correction of an unknown operator {name!r}")
+        for name, tensor in self.tensors.items():
+            other = self.tensors.get(tensor.shared_with) if tensor.shared_with else None
+            _check(
+                not tensor.shared_with or other is not None,
+                f"tensor {name!r} shares the range of {tensor.shared_with!r}, which is not here",
+            )
+            if other is not None:
+                _check(
+                    (other.scale, other.zero_point, other.dtype)
+                    == (tensor.scale, tensor.zero_point, tensor.dtype),
+                    f"tensor {name!r} differs from {tensor.shared_with!r}, whose range it shares",
+                )
+
+    def quantized(self) -> tuple[str, ...]:
+        """Names of the operators that run on integers, in order."""
+        return tuple(n for n, o in self.operators.items() if o.precision == "int8")
+
+    def to_json(self) -> str:
+        """The plan as a JSON document: the same plan is always the same text."""
+        return json.dumps(encode(self), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, where: str = "plan") -> CompressionPlan:
+        """Read what `to_json` wrote, or what a person made of it.
+
+        Raises:
+            PlanError: It is no plan; the message names the place in the document.
+        """
+        try:
+            data = json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_refuse)
+        except ValueError as error:
+            raise PlanError(f"it is not JSON: {error}", where=where, hint=_HINT) from error
+        if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+            found = data.get("schema") if isinstance(data, dict) else type(data).__name__
+            raise PlanError(
+                f"it is no compression plan of this release: its schema is {found!r}, not "
+                f"{SCHEMA!r}",
+                where=where,
+                hint=_HINT,
+            )
+        try:
+            return decode(cls, data)
+        except DecodeError as error:
+            raise PlanError(str(error), where=where, hint=_HINT) from error
+
+    def save(self, path: str | Path) -> Path:
+        """Write the plan as JSON.
+
+        Raises:
+            FileError: It cannot be written.
+        """
+        path = Path(path)
+        try:
+            path.write_text(self.to_json(), encoding="utf-8")
+        except OSError as error:
+            raise FileError(
+                f"the plan cannot be written: {error.strerror or error}",
+                where=str(path),
+                hint="name a file in a folder that exists and can be written to",
+            ) from error
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> CompressionPlan:
+        """Read a plan from a file.
+
+        Raises:
+            FileError: It cannot be read.
+            PlanError: It is no plan.
+        """
+        path = Path(path)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise FileError(
+                f"the plan cannot be read: {reason}", where=str(path), hint=_HINT
+            ) from error
+        return cls.from_json(text, str(path))
+
+    def check_model(self, identity: ModelIdentity) -> str:
+        """Refuse a plan that was made for another model.
+
+        Returns:
+            A remark if the weights' values are not those it was made with, else nothing.
+
+        Raises:
+            PlanError: Names, shapes or dtypes of parameters or inputs differ.
+        """
+        if identity.interface != self.model.interface:
+            raise PlanError(
+                f"it was made for another model, {self.model.name!r}: names, shapes or dtypes "
+                f"of parameters or inputs are not those of {identity.name!r}",
+                where="plan",
+                hint="calibrate this model: quantize='int8' with calibration=...",
+            )
+        if identity.values != self.model.values:
+            return "the plan was made with other values of the weights"
+        return ""
+
+    def check_operators(self, names: Iterable[str]) -> None:
+        """Refuse a plan that names operators that the model's plain graph does not have.
+
+        Raises:
+            PlanError: Names them.
+        """
+        known = set(names)
+        if unknown := [name for name in self.operators if name not in known]:
+            raise PlanError(
+                f"it names operators that the model does not have: {', '.join(unknown[:5])}",
+                where="plan",
+                hint=_HINT,
+            )
+
+    def with_operator(self, name: str, **changes: Any) -> CompressionPlan:
+        """A copy in which fields of one operator are others."""
+        operators = dict(self.operators)
+        operators[name] = replace(operators[name], **changes)
+        return replace(self, operators=operators)
+
+
+_HINT = "make a new plan: compile(..., quantize='int8', calibration=...) saves one in the bundle"
+
+
+def model_identity(
+    name: str,
+    parameters: Mapping[str, npt.NDArray[np.generic]],
+    inputs: Iterable[tuple[str, tuple[int | str, ...], str]],
+) -> ModelIdentity:
+    """Fingerprints of a model.
+
+    Args:
+        name: Its name, for people.
+        parameters: All of its parameters and buffers, as imported.
+        inputs: Name, shape and dtype of each input.
+    """
+    interface, values = hashlib.sha256(), hashlib.sha256()
+    for kind, entries in (
+        ("input", [(n, tuple(s), d) for n, s, d in inputs]),
+        ("parameter", [(n, tuple(a.shape), str(a.dtype)) for n, a in sorted(parameters.items())]),
+    ):
+        for entry in entries:
+            interface.update(json.dumps([kind, *entry]).encode())
+    values.update(interface.digest())
+    for _, array in sorted(parameters.items()):
+        values.update(array.tobytes())
+    return ModelIdentity(name, interface.hexdigest(), values.hexdigest())
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in result:
+            raise ValueError(f"{key!r} stands there twice")
+        result[key] = value
+    return result
+
+
+def _refuse(text: str) -> Any:
+    raise ValueError(f"{text} is no number of JSON")
+
+
+__all__ = [
+    "LIMITS",
+    "SCHEMA",
+    "WEIGHT_LIMIT",
+    "CompressionPlan",
+    "Equalization",
+    "ModelIdentity",
+    "OperatorPlan",
+    "TensorPlan",
+    "WeightPlan",
+    "model_identity",
+]
