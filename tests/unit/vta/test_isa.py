@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields, replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from targets import TargetError
@@ -66,6 +66,7 @@ def instructions(draw: st.DrawFn, config: VtaConfig) -> Instruction:
     return kind(**values)
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_round_trips(data: st.DataObject) -> None:
     config = data.draw(configs)
@@ -80,6 +81,7 @@ def test_round_trips(data: st.DataObject) -> None:
     assert disassemble(stream, config) == [text]
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_uop_round_trips(data: st.DataObject) -> None:
     config = data.draw(configs)
@@ -89,6 +91,7 @@ def test_uop_round_trips(data: st.DataObject) -> None:
     assert parse_uop(format_uop(uop)) == uop
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_a_value_that_does_not_fit_is_refused_by_name(data: st.DataObject) -> None:
     config = data.draw(configs)
@@ -100,6 +103,7 @@ def test_a_value_that_does_not_fit_is_refused_by_name(data: st.DataObject) -> No
         encode(replace(instruction, **{field.name: value}), config)
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_fields_fill_the_word_without_overlap(data: st.DataObject) -> None:
     config = data.draw(configs)
