@@ -30,7 +30,9 @@ class Timing:
     Attributes:
         samples: Samples to take at most.
         least_samples: Samples to take at least, however slow the candidate.
-        budget_s: Seconds of samples after which no further one is taken.
+        budget_s: Seconds of samples after which no further one is taken; more where other
+            processes disturbed most of them. Samples during which the system took the CPU away
+            are left out as long as enough others remain.
         abort_factor: A candidate whose first sample is this many times the best latency known
             of its task is not timed any further.
         cold_weights: Whether the weights are thrown out of the caches before every sample.
