@@ -217,7 +217,8 @@ def read_program(path: Path, config: VtaConfig | None = None) -> Program:
 
     Args:
         path: The file.
-        config: The VTA that it shall run on; None: the one that it was made for.
+        config: The VTA that it shall run on, which the program then has; its name and clock
+            may differ from those that the program was made for. None: the latter.
 
     Raises:
         ProgramError: The file cannot be read, is no VTA program, is of another version, cut off
@@ -278,7 +279,7 @@ def parse_program(data: bytes, *, where: str, config: VtaConfig | None = None) -
     contents = {
         b.name: np.frombuffer(next(parts), dtype=_dtype(b.dtype)).reshape(b.shape) for b in stored
     }
-    return Program(made_for, stream, address, dram_bytes, buffers, contents)
+    return Program(config or made_for, stream, address, dram_bytes, buffers, contents)
 
 
 def require_config(made_for: VtaConfig, config: VtaConfig | None, *, where: str) -> None:

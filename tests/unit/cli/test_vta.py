@@ -60,6 +60,8 @@ def test_simulate(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     out = tmp_path / "out.npz"
     assert run_cli(["vta", "simulate", str(file), "-o", str(out)]) == 0
     assert "Simulated on vta, 100 MHz" in capsys.readouterr().out
+    assert run_cli(["vta", "simulate", str(file), "--config", "vta/ultra96"]) == 0
+    assert "Simulated on vta/ultra96, 333 MHz" in capsys.readouterr().out
     expected = case("28-two-layer-dense")
     with np.load(out) as found:
         assert sorted(found) == ["hidden", "out"]

@@ -92,7 +92,7 @@ def test_a_program_for_another_configuration(tmp_path: Path) -> None:
     assert "wgt_buffer_bytes 262144, not 524288" in caught.value.message
     # The clock and the name are no part of what programs depend on.
     fast = VtaConfig("fast", clock_hz=333e6)
-    assert read_program(tmp_path / "a.vta", fast).config.name == "vta"
+    assert read_program(tmp_path / "a.vta", fast).config == fast
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
