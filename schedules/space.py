@@ -85,5 +85,8 @@ class Template(Protocol):
     ) -> tuple[Extent, ...]:
         """Shape of the weight that `compute` takes."""
 
+    def packed_dtype(self, workload: Workload) -> str:
+        """Dtype of the weight that `compute` takes."""
+
     def pack(self, workload: Workload, choice: Choice, spec: TargetSpec, weight: Any) -> Any:
         """The constant weight (NumPy, in the layout of `Workload.weight`) as `compute` takes it."""

@@ -135,7 +135,8 @@ def replace_heart(
 def kernel_function(workload: Workload, choice: Choice, spec: TargetSpec) -> Any:
     """The TIR function of a choice, not scheduled yet: data, packed weight, output."""
     shape = templates.packed_shape(workload, choice, spec) if workload.weight else None
-    tensors = placeholders(workload, shape)
+    dtype = templates.packed_dtype(workload, choice) if workload.weight else None
+    tensors = placeholders(workload, shape, dtype)
     output = templates.compute(workload, choice, spec, *tensors)
     function = te.create_prim_func([*tensors, output], index_dtype_override="int64")
     return function.without_attr("global_symbol").with_attrs(
@@ -147,7 +148,9 @@ def _packed_type(workload: Workload, choice: Choice, spec: TargetSpec, plain: An
     """Type of the packed weight; the plain one where packing happens inside the kernel."""
     if workload.operator == "batch_matmul":
         return plain
-    return relax.TensorType(templates.packed_shape(workload, choice, spec), str(plain.dtype))
+    return relax.TensorType(
+        templates.packed_shape(workload, choice, spec), templates.packed_dtype(workload, choice)
+    )
 
 
 @relax.expr_functor.mutator

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from schedules.cpu.annotations import KERNEL, ROLE
+from schedules.cpu.bfloat16 import widen
 from schedules.cpu.compute.packed import Attributes, pad_spatial, round_up
 from schedules.tvm_adapter import te, tirx
 
@@ -82,7 +83,7 @@ def pack_transformed(weight: Array, m: int, columns: int) -> Array:
     outputs, inner = weight.shape[:2]
     transformed = np.einsum("xi,yj,ocij->xyco", g, g, weight.astype(np.float64), optimize=True)
     panels = ceil(outputs / columns)
-    padded = np.zeros((m + 2, m + 2, inner, panels * columns), weight.dtype)
+    padded = np.zeros((m + 2, m + 2, inner, panels * columns), np.float32)
     padded[..., :outputs] = transformed
     split = padded.reshape(m + 2, m + 2, inner, panels, columns)
     return np.ascontiguousarray(split.transpose(0, 1, 3, 2, 4))
@@ -99,7 +100,7 @@ def conv2d_winograd(
 ) -> Any:
     """3x3 convolution of ``NHWC`` data with stride 1; the kernel packed by `pack_transformed`.
 
-    Returns ``NHWC``.
+    Data may be float32 or bfloat16; all arithmetic is float32. Returns ``NHWC``, float32.
     """
     m, places = tiling.m, tiling.places
     batch, inner = data.shape[0], data.shape[3]
@@ -109,7 +110,9 @@ def conv2d_winograd(
 
     rows = te.compute(
         (batch, tiling.down, tiling.across, places, places, inner),
-        lambda n, h, w, i, y, c: _row(INPUT[m], i, lambda k: source[n, h * m + k, w * m + y, c]),
+        lambda n, h, w, i, y, c: _row(
+            INPUT[m], i, lambda k: widen(source[n, h * m + k, w * m + y, c])
+        ),
         name="input_rows",
         attrs={ROLE: "transform"},
     )
@@ -160,11 +163,11 @@ def _weighted(row: list[float], element: Callable[[int], Any]) -> Any:
             continue
         value = element(k)
         if total is None:
-            total = value if weight == 1 else value * tirx.const(weight, value.dtype)
+            total = value if weight == 1 else value * tirx.const(weight, "float32")
         elif weight == 1:
             total = total + value
         elif weight == -1:
             total = total - value
         else:
-            total = total + value * tirx.const(weight, value.dtype)
+            total = total + value * tirx.const(weight, "float32")
     return total

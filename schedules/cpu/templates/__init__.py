@@ -62,6 +62,11 @@ def packed_shape(workload: Workload, choice: Choice, spec: TargetSpec) -> tuple[
     return template_for(workload, choice).packed_shape(workload, choice, spec)
 
 
+def packed_dtype(workload: Workload, choice: Choice) -> str:
+    """Dtype of the weight that `compute` takes."""
+    return template_for(workload, choice).packed_dtype(workload)
+
+
 def pack(workload: Workload, choice: Choice, spec: TargetSpec, weight: Any) -> Any:
     """The weight (NumPy, in the layout of `Workload.weight`) as `compute` takes it."""
     return template_for(workload, choice).pack(workload, choice, spec, weight)
@@ -73,6 +78,7 @@ __all__ = [
     "default_choice",
     "estimated_cycles",
     "pack",
+    "packed_dtype",
     "packed_shape",
     "refusal",
     "spaces",

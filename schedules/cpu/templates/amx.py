@@ -91,6 +91,10 @@ class Amx:
         """See `schedules.space.Template`."""
         return plans.packed_weight_shape(_geometry(workload, choice, spec), _kernel(workload))
 
+    def packed_dtype(self, workload: Workload) -> str:
+        """See `schedules.space.Template`."""
+        return workload.dtypes[1]
+
     def pack(self, workload: Workload, choice: Choice, spec: TargetSpec, weight: Any) -> Any:
         """See `schedules.space.Template`."""
         from schedules.cpu.amx.compute import pack_weight

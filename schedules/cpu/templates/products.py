@@ -103,6 +103,10 @@ class Direct:
         panels = groups * ceil(outputs // groups / columns)
         return (panels, kh, kw, ceil(inner / group), *lanes)
 
+    def packed_dtype(self, workload: Workload) -> str:
+        """See `schedules.space.Template`."""
+        return workload.dtypes[1]
+
     def pack(self, workload: Workload, choice: Choice, spec: TargetSpec, weight: Any) -> Any:
         """See `schedules.space.Template`; the right side of ``batch_matmul`` stays as it is."""
         columns = RegisterTile(*choice["tile"]).columns

@@ -87,6 +87,10 @@ class Windows:
         channels, _, kh, kw = workload.weight
         return (kh, kw, channels)
 
+    def packed_dtype(self, workload: Workload) -> str:
+        """See `schedules.space.Template`."""
+        return workload.dtypes[1]
+
     def pack(self, workload: Workload, choice: Choice, spec: TargetSpec, weight: Any) -> Any:
         """See `schedules.space.Template`."""
         return window.pack_depthwise(weight)

@@ -1,4 +1,4 @@
-"""Winograd's algorithm for 3x3 convolutions in float32."""
+"""Winograd's algorithm for 3x3 convolutions, on float32 or bfloat16 data."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ from schedules.space import Choice, Decision, Space
 from schedules.workload import Extent, Workload
 from targets.spec import TargetSpec
 
+#: Dtypes of data, weight and sums. Products are float32: rounding the transformed numbers to
+#: bfloat16 would cost most of its digits.
+DTYPES = {("float32",) * 3, ("bfloat16", "bfloat16", "float32")}
 #: Outputs of a tile along one axis -> name of the algorithm.
 ALGORITHMS = {2: "winograd-2x2", 4: "winograd-4x4"}
 MAX_TILES = 12
@@ -115,6 +118,10 @@ class Winograd:
         places = _m(choice) + 2
         return (places, places, ceil(outputs / columns), inner, columns)
 
+    def packed_dtype(self, workload: Workload) -> str:
+        """See `schedules.space.Template`."""
+        return "float32"  # rounded once, before the transform
+
     def pack(self, workload: Workload, choice: Choice, spec: TargetSpec, weight: Any) -> Any:
         """See `schedules.space.Template`."""
         columns = RegisterTile(*choice["tile"]).columns
@@ -125,7 +132,7 @@ def _fits(workload: Workload) -> bool:
     a = workload.attributes
     return (
         workload.is_static
-        and workload.dtypes == ("float32", "float32", "float32")
+        and workload.dtypes in DTYPES
         and tuple(workload.weight[2:]) == (3, 3)
         and prod(a["strides"]) == prod(a["dilation"]) == int(a["groups"]) == 1
         and prod(a.get("input_dilation", (1, 1))) == 1
