@@ -160,6 +160,7 @@ def compile(  # noqa: A001 - the name users expect
                 source.tensors(),
                 threads=threads,
                 reference=None if runs_here else expected,
+                precision=precision,
             )
     _check_error(bundle, expected, tolerance)
     if measure:
@@ -175,6 +176,7 @@ def compile(  # noqa: A001 - the name users expect
                 sizes={"parameters": bundle.parameter_bytes, "library": bundle.library_bytes},
                 numerical_error=compare(bundle.golden.outputs, expected),
                 threads=threads,
+                precision=precision,
             )
     bundle.set_stages(log.records)
     return bundle

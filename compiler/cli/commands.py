@@ -399,6 +399,7 @@ def _describe(manifest: Any) -> dict[str, Any]:
         "created": manifest.created,
         "target": manifest.target.name,
         "threads": manifest.threads,
+        "precision": manifest.precision,
         "inputs": encode(manifest.inputs),
         "outputs": encode(manifest.outputs),
         "parameter_count": len(manifest.parameters),

@@ -100,6 +100,7 @@ def inspect_tables(contents: Contents, problem: str | None) -> list[Any]:
         ("system", str(manifest.platform)),
         ("runs here", "yes" if problem is None else f"no: {problem}"),
         ("threads", str(manifest.threads)),
+        ("precision", manifest.precision),
         ("kernels", str(len(manifest.kernels))),
         ("parameters", f"{len(manifest.parameters)}, {size_text(_bytes_of(manifest.parameters))}"),
         (

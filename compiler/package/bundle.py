@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from compiler.errors import FileError, VerificationError
@@ -42,8 +43,8 @@ if TYPE_CHECKING:
 
 #: Largest difference from the golden outputs, relative to an output's largest magnitude.
 GOLDEN_TOLERANCE = 1e-5
-#: The same where the golden outputs are PyTorch's own.
-REFERENCE_TOLERANCE = 1e-3
+#: The same where the golden outputs are PyTorch's own, by the precision compiled in.
+REFERENCE_TOLERANCES: Mapping[str, float] = MappingProxyType({"float32": 1e-3, "bfloat16": 5e-2})
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +114,7 @@ class Bundle:
         stages: Sequence[StageRecord] = (),
         threads: int = 1,
         reference: Sequence[Array] | None = None,
+        precision: str = "float32",
     ) -> Bundle:
         """Package what the build stage gave, and record the golden pair by running it once.
 
@@ -123,6 +125,7 @@ class Bundle:
             threads: Threads that the model is to run on.
             reference: Outputs to take for golden ones instead, with a wider tolerance: for a
                 target whose code this machine cannot run.
+            precision: That it was compiled in.
 
         Raises:
             InputError: The example inputs do not fit, or `threads` cannot be had.
@@ -149,7 +152,10 @@ class Bundle:
             toolchain=toolchain(),
             planned_activation_bytes=built.planned_activation_bytes,
             golden_source="compiled" if reference is None else "reference",
-            golden_tolerance=GOLDEN_TOLERANCE if reference is None else REFERENCE_TOLERANCE,
+            golden_tolerance=GOLDEN_TOLERANCE
+            if reference is None
+            else REFERENCE_TOLERANCES[precision],
+            precision=precision,
             kernels=built.kernels,
             stages=tuple(stages),
         )

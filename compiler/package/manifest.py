@@ -91,6 +91,7 @@ class Manifest:
             accepts, relative to the largest magnitude in the output. Integers must be equal.
         kernels: Every generated function.
         stages: What each stage did, with milliseconds.
+        precision: Of the heavy operators' inputs: ``float32`` or ``bfloat16``.
     """
 
     name: str
@@ -108,6 +109,7 @@ class Manifest:
     golden_tolerance: float
     kernels: tuple[KernelInfo, ...]
     stages: tuple[StageRecord, ...]
+    precision: str = "float32"
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ _TITLES = {
     "plot-kinds": ("Time by kind of operator", "Share of the end-to-end median."),
     "plot-roofline": (
         "Roofline",
-        "Each dot is a kernel, its size its share of the time. Above the line: data in caches.",
+        "Each dot is a kernel, its size its share of the time. Above: caches, or Winograd.",
     ),
     "plot-memory": (
         "Memory over the schedule",
@@ -69,7 +69,9 @@ def html_page(report: ReportData) -> str:
         model=escape(report.model),
         target=escape(report.target),
         target_title=escape(report.target_title),
-        subtitle=escape(f"{report.environment.cpu} · {environment_line(report)}"),
+        subtitle=escape(
+            f"{report.environment.cpu} · {environment_line(report)} · {report.precision}"
+        ),
         date=escape(report.environment.date),
         tiles=_tiles(report),
         warning=_warning(report),
@@ -144,7 +146,7 @@ def _tuned_tile(report: ReportData) -> str:
     kernels = sum(row.kernels for row in found)
     flops = Figure.estimated(sum(row.flops_share.value for row in found), "%")
     return _tile(
-        "On tuned records", f"{share.value:.1f}", "% of time",
+        "Time on tuned records", f"{share.value:.1f}", "%",
         f"{kernels} of {len(report.tunable)} kernels that can be tuned · "
         f"{units.percent(flops)} of FLOPs ({flops.label})", share,
     )  # fmt: skip
@@ -240,7 +242,7 @@ def _kernel_row(row: KernelRow, colour: str, largest_share: float) -> str:
     if row.record:
         detail.append(f"record {row.record[:SHORT_ID]}, {row.tier}")
     if row.miss:
-        detail.append("no record: " + row.miss)
+        detail.append("not tuned: " + row.miss)
     mark = ' <span class="chip fallback">fallback</span>' if row.fallback else ""
     if row.source in ("record", "default"):
         mark += f' <span class="chip {"source" if row.record else "fallback"}">'
@@ -285,8 +287,8 @@ def _coverage_card(report: ReportData) -> str:
     )
     if misses:
         misses = (
-            '<h2>Could be tuned, no record</h2><table class="misses"><thead><tr><th>kernel</th>'
-            f'<th class="number">share {share}</th><th>why</th></tr></thead>'
+            '<h2 class="next">Could be tuned, no record</h2><table class="misses"><thead><tr>'
+            f'<th>kernel</th><th class="number">share {share}</th><th>why</th></tr></thead>'
             f"<tbody>{misses}</tbody></table>"
         )
     return (
@@ -319,6 +321,7 @@ def _environment_rows(report: ReportData) -> list[tuple[str, str]]:
     here = report.environment
     rows = [
         ("target", f"{report.target}: {report.target_title}"),
+        ("precision", report.precision),
         ("processor", here.cpu),
         ("run", environment_line(report)),
         ("system", here.system),
@@ -375,7 +378,8 @@ def notebook_html(report: ReportData, *, top: int = 10) -> str:
     label = report.latency.median.label
     return (
         f"<div><h4>{escape(report.model)} on {escape(report.target)}</h4>"
-        f"<p>{escape(report.environment.cpu)}, {escape(environment_line(report))}</p>"
+        f"<p>{escape(report.environment.cpu)}, {escape(environment_line(report))}, "
+        f"{escape(report.precision)}</p>"
         f"<table>{summary}</table><table><thead><tr>"
         '<th style="text-align:left">kernel</th><th style="text-align:left">kind</th>'
         f"<th>ms ({label})</th><th>share ({label})</th><th></th></tr></thead>"

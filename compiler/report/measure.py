@@ -36,6 +36,7 @@ def measure(
     sizes: Mapping[str, int] | None = None,
     numerical_error: Accuracy | None = None,
     threads: int = 1,
+    precision: str = "float32",
     runs: int | None = None,
     warmup: int = 3,
     budget_s: float | None = None,
@@ -58,6 +59,7 @@ def measure(
         numerical_error: From `compare`, None if nothing was compared.
         threads: Threads that the compiled code runs on. The figure is reported and used for
             the roofline; it does not change the executor.
+        precision: That the model was compiled in.
         runs: Whole runs to time, `RUNS` or, if `quick`, `QUICK_RUNS` by default.
         warmup: Runs before the first that counts.
         budget_s: Seconds that it should take: a slow model has fewer runs, but at least
@@ -89,6 +91,7 @@ def measure(
         process_rss=rss,
         sizes=sizes or {},
         accuracy=numerical_error,
+        precision=precision,
         inputs=tuple(str(spec) for spec in getattr(executor, "inputs", ())),
         outputs=tuple(str(spec) for spec in getattr(executor, "outputs", ())),
         notes=_notes(measured, kernels, here.load_1min),

@@ -260,6 +260,7 @@ class ReportData:
         model: Name of the model.
         target: Name of the target it was compiled for.
         target_title: The target in words.
+        precision: Of the heavy operators' inputs: ``float32`` or ``bfloat16``.
         inputs: One line for each input: name, dtype, shape.
         outputs: The same for the outputs.
         environment: Machine, versions and date.
@@ -287,6 +288,7 @@ class ReportData:
     model: str
     target: str
     target_title: str
+    precision: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     environment: Environment

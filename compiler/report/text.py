@@ -115,7 +115,7 @@ def environment_line(report: ReportData) -> str:
 def _environment(report: ReportData) -> Table:
     here = report.environment
     grid = _grid()
-    grid.add_row("target", _plain(report.target_title))
+    grid.add_row("target", _plain(f"{report.target_title}; {report.precision}"))
     grid.add_row("measured on", _plain(f"{here.cpu}; {environment_line(report)}"))
     grid.add_row("system", _plain(f"{here.system}; {here.date}"))
     grid.add_row("versions", _plain(", ".join(f"{k} {v}" for k, v in here.versions.items())))

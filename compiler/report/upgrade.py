@@ -36,7 +36,12 @@ def _from_1(body: dict[str, Any]) -> dict[str, Any]:
         }
         for row in kernels
     ]
-    return {"coverage": _coverage(rows, body), **body, "kernels": rows}
+    return {
+        "precision": "float32",
+        "coverage": _coverage(rows, body),
+        **body,
+        "kernels": rows,
+    }
 
 
 def _coverage(rows: list[dict[str, Any]], body: dict[str, Any]) -> list[dict[str, Any]]:

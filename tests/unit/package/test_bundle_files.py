@@ -186,9 +186,12 @@ def test_an_older_schema_does_not_know_where_schedules_come_from(folder_path: Pa
     document["schema"] = 1
     for name in ("source", "tier", "record", "choice", "miss", "calls"):
         del document["manifest"]["kernels"][0][name]
+    del document["manifest"]["precision"]
     document["sha256"] = manifest_module._seal(document)
     (folder_path / MANIFEST).write_bytes(manifest_module._canonical(document))
-    (kernel,) = read_bundle(folder_path).manifest.kernels
+    manifest = read_bundle(folder_path).manifest
+    assert manifest.precision == "float32"
+    (kernel,) = manifest.kernels
     assert (kernel.source, kernel.record, kernel.choice, kernel.calls) == ("unknown", "", None, 1)
 
 

@@ -113,6 +113,7 @@ def test_reports_of_the_first_schema_are_read() -> None:
     assert sum(row.share.value for row in report.coverage) == pytest.approx(100)
     assert sum(row.flops_share.value for row in report.coverage) == pytest.approx(100)
     assert report.latency == make_report().latency
+    assert report.precision == "float32"
     assert "not known" in str(report)
     assert json.loads(report.to_json())["version"] == SCHEMA_VERSION
 
