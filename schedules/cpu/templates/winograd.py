@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from math import ceil, prod
 from typing import Any
 
@@ -66,7 +67,10 @@ class Winograd:
         return tuple(found)
 
     def estimated_cycles(self, workload: Workload, choice: Choice, spec: TargetSpec) -> float:
-        """See `schedules.space.Template`: products, transforms, and weights from afar."""
+        """See `schedules.space.Template`: products, transforms, and weights from afar.
+
+        Infinite where the tile does not fill the strip.
+        """
         m = _m(choice)
         tiling = _tiling(workload, m)
         outputs, inner = (int(v) for v in workload.weight[:2])
@@ -76,6 +80,8 @@ class Winograd:
         lanes = spec.vector_lanes("float32")
         peak = spec.peak_ops_per_cycle.get("float32", 2.0 * lanes)
         fma_per_cycle = min(2.0, max(0.5, peak / (2 * lanes)))
+        if tiling.down % choice["strip"] or not _fills(wanted.rows, rows, tiling.across):
+            return math.inf
         ranked = rank_register_tiles(spec, (1, rows), outputs)
         rate = next((r.macs_per_cycle for r in ranked if r.tile == wanted), 1.0)
         places, tiles = tiling.places**2, tiling.down * tiling.across * batch
@@ -153,9 +159,10 @@ def _tiles(workload: Workload, spec: TargetSpec, strip: int, across: int) -> lis
     """Register tiles that fill a strip: parts of its lines, or whole lines."""
     rows = strip * across
     ranked = rank_register_tiles(spec, (1, rows), int(workload.weight[0]))
-    fitting = [
-        r.tile.as_list()
-        for r in ranked
-        if rows % r.tile.rows == 0 and (across % r.tile.rows == 0 or r.tile.rows % across == 0)
-    ]
+    fitting = [r.tile.as_list() for r in ranked if _fills(r.tile.rows, rows, across)]
     return fitting[:MAX_TILES]
+
+
+def _fills(tile: int, rows: int, across: int) -> bool:
+    """Whether tiles of so many rows fill a strip, and cut its lines evenly or not at all."""
+    return rows % tile == 0 and (across % tile == 0 or tile % across == 0)
