@@ -37,10 +37,12 @@ def test_text_and_back(file: Path, tmp_path: Path) -> None:
 def test_disassemble(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_cli(["vta", "disassemble", str(file), "--config", "vta/pynq"]) == 0
     shown = capsys.readouterr().out
+    assert shown.startswith(".config name=vta/pynq ")
     assert ".buffer hidden output 40960 int8 32x8x16" in shown
     assert "LOAD UOP" in shown
     assert ".content" not in shown
-    assert run_cli(["vta", "disassemble", str(file), "--json"]) == 0
+    named = ["--config", "vta/pynq", "--json"]
+    assert run_cli(["vta", "disassemble", str(file), *named]) == 0
     assert json.loads(capsys.readouterr().out)["text"] == shown
 
 
