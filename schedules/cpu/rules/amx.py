@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import prod
+from math import gcd, prod
 from typing import Any
 
 from schedules.cpu.amx import block as amx
@@ -33,6 +33,8 @@ KINDS = frozenset({"amx_dense", "amx_conv2d"})
 #: enough that what it does once does not count.
 MAX_CHUNKS = 64
 MIN_CHUNK_CYCLES = 5000
+#: Narrower vectors are not worth a test for each of them.
+MIN_LANES = 4
 
 
 class AmxTiled:
@@ -88,7 +90,9 @@ class AmxTiled:
             pad_rows(sch, stage_loops, lanes)
         for consumer in consumers:
             sch.reverse_compute_at(consumer, tiles[-1])
-            vectorize_inner(sch, sch.get_loops(consumer)[-1], lanes)
+            width = _whole_vectors(sch, consumer, lanes)
+            if width >= MIN_LANES:  # else LLVM vectorizes, with masks
+                vectorize_inner(sch, sch.get_loops(consumer)[-1], width)
         accumulators = sch.get(heart).writes[0].source
         whole = sch.blockize(inner[0])
         tasks = _tasks(sch, tiles, plan)
@@ -151,6 +155,11 @@ def _first_element(data: Any, places: list[Any], plan: TilePlan) -> Any:
     for place, extent_ in zip(reversed([*places, 0]), reversed(shape), strict=True):
         first, size = first + place * size, size * extent_
     return first
+
+
+def _whole_vectors(sch: Schedule, block: Any, lanes: int) -> int:
+    """Lanes of vectors that are in an output's line altogether or not at all."""
+    return gcd(int(sch.get(block).writes[0].source.shape[-1]), lanes)
 
 
 def _tasks(sch: Schedule, tiles: list[Any], plan: TilePlan) -> Any:
