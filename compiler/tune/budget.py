@@ -20,7 +20,7 @@ _WINDOW = 3
 #: A task this close to the roofline has nothing left to win.
 NEAR_ROOFLINE = 1.05
 #: Batches without an improvement after which a task is done.
-PATIENCE = 6
+PATIENCE = 5
 #: Failed candidates, and none measured, after which a task is given up.
 HOPELESS = 32
 
@@ -56,7 +56,7 @@ def expected_gain(task: Standing) -> float:
     to_floor = max(0.0, task.best_ns - task.floor_ns)
     # A gap that a similar task does not have is likelier to close than one to the roofline.
     gap = max(0.25 * to_floor, task.best_ns - max(task.floor_ns, task.reachable_ns))
-    hopeful = min(task.best_ns / rounds, gap) / (1 + task.idle_batches)
+    hopeful = min(task.best_ns / rounds, gap) / (1 + task.idle_batches) ** 2
     return task.calls * (_HISTORY * recent + (1 - _HISTORY) * hopeful)
 
 

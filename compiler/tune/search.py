@@ -7,7 +7,7 @@ import json
 import math
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +35,7 @@ _FAILED_LOG_RATIO = math.log(8.0)
 _RANDOM_EARLY, _RANDOM_LATE = 0.25, 0.1
 _EARLY = 48
 _EMPTY_PROPOSALS = 3
+_MAX_SAMPLES = 1000
 
 
 @dataclass(frozen=True)
@@ -170,15 +171,18 @@ class TaskSearch:
         return list(picked.values())
 
     def observe(self, choice: Choice, outcome: Outcome) -> bool:
-        """Take in what was measured.
+        """Take in what was measured; further samples of a known choice join the ones it has.
 
         Returns:
             Whether it is news: False for a choice that is known or none of the task's.
         """
         key = choice_key(choice)
-        if key in self._measured or not self.accepts(choice):
-            return False
         outcome = checked(outcome)
+        if key in self._measured:
+            self._pool(key, outcome)
+            return False
+        if not self.accepts(choice):
+            return False
         self._measured[key] = outcome
         self.trials += 1
         if isinstance(outcome, Measured):
@@ -216,6 +220,33 @@ class TaskSearch:
             self.best = Trial(dict(choice), outcome, latency)
         if self._evolution is not None:
             self._evolution.observe(choice, latency * 1e-9)
+
+    def _pool(self, key: str, outcome: Outcome) -> None:
+        """Join the samples of two measurements of a choice; it may not be the best any more."""
+        known = self._measured[key]
+        if not isinstance(known, Measured) or not isinstance(outcome, Measured):
+            if isinstance(known, Measured) and isinstance(outcome, Rejected):
+                # Right once and wrong the next time: a race is no kernel to keep.
+                self._measured[key] = outcome
+                self.rejected += 1
+                self._find_best()
+            return
+        samples = (known.samples_ns + outcome.samples_ns)[-_MAX_SAMPLES:]
+        error = max(known.max_relative_error, outcome.max_relative_error)
+        self._measured[key] = replace(known, samples_ns=samples, max_relative_error=error)
+        self._find_best()
+
+    def _find_best(self) -> None:
+        """Look for the best candidate anew, and at the default."""
+        self.best = self.default_ns = None
+        for key, outcome in self._measured.items():
+            if isinstance(outcome, Measured):
+                latency = median(outcome.samples_ns)
+                choice: Choice = json.loads(key)
+                if choice == self.default:
+                    self.default_ns = latency
+                if self.best is None or latency < self.best.latency_ns:
+                    self.best = Trial(choice, outcome, latency)
 
     def _ranked(self) -> Iterator[Choice]:
         """All choices that are left, the most promising first, some at random between them."""

@@ -58,7 +58,9 @@ _WARM_UP = 4
 #: Chance that a task other than the most promising one gets the batch.
 _EXPLORE = 0.05
 #: An improvement below this share is noise.
-_GAIN = 0.995
+_GAIN = 0.99
+#: How often a batch may put a new best candidate to the test.
+_CONFIRMATIONS = 3
 
 
 def tune(
@@ -358,22 +360,18 @@ class _Session:
 
     def _batch(self, work: _Work, count: int, *, only_offered: bool = False) -> bool:
         """Propose, measure and keep one batch; False if there was nothing to measure."""
-        before = work.best_ns
         began = time.perf_counter()
         self._catch_up(work)
+        incumbent, before = work.search.best, work.best_ns
         choices = work.search.propose(count, only_offered=only_offered)
         proposed = time.perf_counter()
         self._split = replace(self._split, propose_s=self._split.propose_s + proposed - began)
         if not choices:
             return False
-        try:
-            outcomes = self._measurer.measure(work.task, choices, cancel=self._cancel)
-        finally:
-            measured = time.perf_counter()
-            self._split = replace(
-                self._split, measure_s=self._split.measure_s + measured - proposed
-            )
+        outcomes = self._measure(work, choices)
         self._take(work, list(zip(choices, outcomes, strict=True)))
+        if incumbent is not None:
+            self._confirm(work, incumbent.choice)
         self._keep(work, before)
         work.state = "searching"
         if work.best_ns is not None:
@@ -384,8 +382,42 @@ class _Session:
         self._report(work)
         return True
 
-    def _take(self, work: _Work, results: Sequence[tuple[Choice, Outcome]]) -> None:
-        """Write a batch to the journal, then learn from it."""
+    def _measure(self, work: _Work, choices: Sequence[Choice]) -> list[Outcome]:
+        began = time.perf_counter()
+        try:
+            return self._measurer.measure(work.task, choices, cancel=self._cancel)
+        finally:
+            spent = time.perf_counter() - began
+            self._split = replace(self._split, measure_s=self._split.measure_s + spent)
+
+    def _confirm(self, work: _Work, incumbent: Choice) -> None:
+        """Measure a new best candidate once more, beside the one that it beat.
+
+        The fastest of many noisy measurements is fast by luck, too. Samples of both join the
+        ones they have; the candidate stays the best only if it still is.
+        """
+        search = work.search
+        tested: list[Choice] = []
+        while search.best is not None and len(tested) < _CONFIRMATIONS:
+            choice, known = search.best.choice, search.latency_of(incumbent)
+            if choice == incumbent or choice in tested or self._cancel.is_set():
+                return
+            if known is not None and search.best.latency_ns > known * _GAIN:
+                return
+            tested.append(choice)
+            pair = [choice, incumbent]
+            self._take(work, list(zip(pair, self._measure(work, pair), strict=True)), again=True)
+
+    def _take(
+        self, work: _Work, results: Sequence[tuple[Choice, Outcome]], *, again: bool = False
+    ) -> None:
+        """Write a batch to the journal, then learn from it.
+
+        Args:
+            work: The task.
+            results: What was measured.
+            again: Whether the candidates are known, and count as trials already.
+        """
         entries = []
         for choice, answer in results:
             outcome = checked(answer)
@@ -397,6 +429,8 @@ class _Session:
             if isinstance(outcome, Failed) and outcome.kind == "cancelled":
                 continue
             entries.append(Entry(choice, outcome, self._id))
+            if again:
+                continue
             self._trials += 1
             self._rejected += isinstance(outcome, Rejected)
             self._failed += isinstance(outcome, Failed)

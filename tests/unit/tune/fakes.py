@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from compiler.tune.measure.base import Failed, Measured, Outcome
+from compiler.tune.search import choice_key
 from schedules.records import Cpu
 from schedules.space import Choice, Decision, Space
 from schedules.workload import Workload
@@ -119,6 +120,11 @@ class FakeMeasurer:
     asked: list[tuple[str, Choice]] = field(default_factory=list)
     batches: list[tuple[str, int]] = field(default_factory=list)
     after_batch: Callable[[int], None] = lambda count: None
+
+    @property
+    def candidates(self) -> list[tuple[str, str]]:
+        """Each candidate once: a new best one is measured again beside the one that it beat."""
+        return list(dict.fromkeys((name, choice_key(choice)) for name, choice in self.asked))
 
     def measure(
         self, task: Any, choices: Sequence[Choice], *, cancel: threading.Event

@@ -76,7 +76,7 @@ def test_defaults_come_first_and_records_of_improvements_chain(tmp_path: Path) -
         assert dict(best.baseline.choice)["tile"] == [4, 2]
         assert best.provenance.parent in result.records
         assert best.check is not None
-    assert result.trials == len(measurer.asked) <= 120
+    assert result.trials == len(measurer.candidates) <= 120
     assert result.end_to_end_us is not None
     assert result.default_end_to_end_us is not None
     assert result.end_to_end_us < 0.8 * result.default_end_to_end_us
@@ -85,7 +85,8 @@ def test_defaults_come_first_and_records_of_improvements_chain(tmp_path: Path) -
 
 def test_events_tell_the_whole_story(tmp_path: Path) -> None:
     events: list[Event] = []
-    result = run(tmp_path, FakeMeasurer(), dense(), options=Tune(trials=40), progress=events.append)
+    measurer = FakeMeasurer()
+    result = run(tmp_path, measurer, dense(), options=Tune(trials=40), progress=events.append)
     assert isinstance(events[0], Started)
     assert events[0].trials == 40
     assert isinstance(events[-1], Finished)
@@ -99,8 +100,8 @@ def test_events_tell_the_whole_story(tmp_path: Path) -> None:
     assert improved[0].before_us is None
     assert all(e.before_us is None or e.after_us < e.before_us for e in improved)
     split = result.split
-    assert split.build_s == pytest.approx(20.0)
-    assert split.run_s == pytest.approx(4.0)
+    assert split.build_s == pytest.approx(0.5 * len(measurer.asked))
+    assert split.run_s == pytest.approx(0.1 * len(measurer.asked))
     total = split.propose_s + split.measure_s + split.other_s
     assert total == pytest.approx(result.elapsed_s, rel=0.05)
 
@@ -109,8 +110,9 @@ def test_a_second_run_continues_and_measures_nothing_twice(tmp_path: Path) -> No
     first, second = FakeMeasurer(), FakeMeasurer()
     run(tmp_path, first, options=Tune(trials=40))
     result = run(tmp_path, second, options=Tune(trials=40))
-    keys = [choice_key(choice) for _, choice in first.asked + second.asked]
-    assert len(keys) == len(set(keys)) == 80
+    assert len(first.candidates) == 40
+    assert len(set(first.candidates) & set(second.candidates)) <= 1  # beside a new best one
+    assert len(set(first.candidates) | set(second.candidates)) == 80
     assert result.resumed == 40
     assert result.tasks[0].trials == 80
     assert result.tasks[0].default_us is not None
@@ -233,6 +235,41 @@ def test_all_candidates_failing_ends_the_task_with_a_note(tmp_path: Path) -> Non
     assert not list(RecordStore(tmp_path))
 
 
+def test_luck_is_no_improvement(tmp_path: Path) -> None:
+    rng = random.Random(5)  # noqa: S311 - no secret
+    luckiest = math.inf
+
+    def answer(task: Any, choice: Any) -> Any:
+        # All candidates are equal; single measurements are off by up to a tenth.
+        nonlocal luckiest
+        latency = 1e6 * (1 + rng.uniform(-0.1, 0.1))
+        luckiest = min(luckiest, latency)
+        return Measured((latency,), 0.0, 1e-3)
+
+    measurer = FakeMeasurer(answer)
+    result = run(tmp_path, measurer, options=Tune(trials=200))
+    best = best_of(tmp_path, dense())
+    assert len(best.measurement.samples) >= 2
+    assert len(measurer.asked) > len(measurer.candidates) == result.trials
+    assert best.median_ns > luckiest
+
+
+def test_a_best_candidate_that_is_wrong_the_next_time_is_rejected(tmp_path: Path) -> None:
+    seen: set[str] = set()
+
+    def answer(task: Any, choice: Any) -> Any:
+        if choice.get("tile") == [7, 3]:
+            if choice_key(choice) in seen:
+                return Rejected("a race")
+            seen.add(choice_key(choice))
+        return landscape(task, choice)
+
+    result = run(tmp_path, FakeMeasurer(answer), options=Tune(trials=80))
+    assert seen
+    assert result.tasks[0].rejected > 0
+    assert choice_of(best_of(tmp_path, dense()))["tile"] != [7, 3]
+
+
 def test_wrong_outputs_are_rejected_counted_and_never_kept(tmp_path: Path) -> None:
     def answer(task: Any, choice: Any) -> Any:
         if choice.get("order") == "rows" and choice["tile"] != [4, 2]:
@@ -307,7 +344,7 @@ def test_tasks_are_chosen_by_pattern(tmp_path: Path) -> None:
 def test_damaged_journal_lines_are_skipped_and_told(tmp_path: Path) -> None:
     run(tmp_path, FakeMeasurer(), options=Tune(trials=20))
     (journal,) = (tmp_path / FOLDER).iterdir()
-    lines = journal.read_bytes().splitlines(keepends=True)
+    lines = list(dict.fromkeys(journal.read_bytes().splitlines(keepends=True)))[:21]
     lines[3] = b'{"choice": \xff\n'
     lines[5] = b'{"choice":{"algorithm":"__import__"},"outcome":"build","reason":"","session":""}\n'
     journal.write_bytes(b"".join(lines)[:-25])  # the end of the last line is lost, too
@@ -348,7 +385,7 @@ def test_two_runs_on_one_store_at_once_lose_nothing(tmp_path: Path) -> None:
     records = {record.id for record in RecordStore(tmp_path)}
     assert set(results[0].records) | set(results[1].records) == records
     third = run(tmp_path, FakeMeasurer(), dense(), dense(128), options=Tune(trials=1))
-    asked = {(name, choice_key(c)) for m in measurers for name, c in m.asked}
+    asked = {candidate for m in measurers for candidate in m.candidates}
     assert third.resumed == len(asked)
 
 
@@ -358,7 +395,7 @@ def test_an_event_ends_the_run_and_keeps_what_was_measured(tmp_path: Path) -> No
     result = run(tmp_path, measurer, options=Tune(trials=500), cancel=cancel)
     assert result.interrupted
     assert result.stop == "interrupted"
-    assert result.trials == len(measurer.asked) > 0
+    assert result.trials == len(measurer.candidates) > 0
     assert run(tmp_path, FakeMeasurer(), options=Tune(trials=1)).resumed == result.trials
 
 
@@ -415,17 +452,17 @@ def test_kill_9_loses_at_most_the_batch_in_flight(tmp_path: Path) -> None:
                 process.kill()
                 break
     lines = [
-        json.loads(line)
+        (path.name, json.dumps(json.loads(line)["choice"]))
         for path in (tmp_path / FOLDER).iterdir()
         for line in path.read_bytes().splitlines()[1:]
     ]
-    assert len(lines) >= 2 + 2 + 16 + 16
+    assert len(lines) >= 2 + 2 + 16 + 2
     store = RecordStore(tmp_path)
     assert store.verify().problems == ()
     assert list(store)
     measurer = FakeMeasurer()
     result = run(tmp_path, measurer, dense(), dense(128), options=Tune(trials=20))
-    assert result.resumed == len(lines)
+    assert result.resumed == len(set(lines))
     assert result.trials == 20
 
 
