@@ -10,7 +10,7 @@ from pathlib import Path
 
 from compiler.tune.measure.base import Failed
 from compiler.tune.measure.channel import Message
-from compiler.tune.measure.folders import disk_error
+from compiler.tune.measure.folders import disk_error, is_full
 from compiler.tune.measure.processes import Worker, WorkerLostError, WorkerServer
 from compiler.tune.measure.settings import Limits
 from compiler.tune.measure.stages import Artifact, Cancelled
@@ -72,12 +72,10 @@ class LocalBuilder:
             answer = slot.worker().request(job, timeout_s=self._limits.build_s, cancelled=cancelled)
         except WorkerLostError as lost:
             slot.lost()
-            self._remove(library)
+            self._check_room(library, lost.reason)
             return Failed(lost.kind, f"while it was built: {lost.reason}")
         if "error" in answer:
-            self._remove(library)
-            if answer["disk_full"]:
-                raise disk_error(str(answer["error"]))
+            self._check_room(library, str(answer["error"]), full=answer["disk_full"])
             return Failed("build", str(answer["error"]))
         return Artifact(library, float(answer["seconds"]))
 
@@ -94,11 +92,14 @@ class LocalBuilder:
             "work", {}, cpus=self._cpus, memory_bytes=self._limits.memory_bytes
         )
 
-    @staticmethod
-    def _remove(library: Path) -> None:
+    def _check_room(self, library: Path, why: str, *, full: bool = False) -> None:
+        """Remove what a failed build left, and raise if it failed for want of room."""
+        full = full or is_full(self._server.folder)  # LLVM does not say so, but aborts
         # The linker and TVM name what they write on the way after the result.
         for path in library.parent.glob(f"{library.stem}*"):
             path.unlink(missing_ok=True)
+        if full:
+            raise disk_error(why)
 
     def close(self) -> None:
         """End the workers; builds that wait are dropped."""

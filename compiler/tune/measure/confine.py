@@ -65,6 +65,26 @@ def usable_cpus() -> list[int]:
     return list(range(os.cpu_count() or 1))
 
 
+def siblings(cpus: Collection[int]) -> set[int]:
+    """All CPUs that share a core with one of these, these among them."""
+    found = set(cpus)
+    for cpu in cpus:
+        path = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+        if path.exists():
+            found.update(_cpu_list(path.read_text(encoding="ascii")))
+    return found
+
+
+def _cpu_list(text: str) -> set[int]:
+    """CPUs as Linux lists them: ``0-3,8``."""
+    found: set[int] = set()
+    for part in text.strip().split(","):
+        first, _, last = part.partition("-")
+        if first:
+            found.update(range(int(first), int(last or first) + 1))
+    return found
+
+
 def redirect_output(log: Path) -> None:
     """Send what this process and its native code print to a file, emptied first."""
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
@@ -90,6 +110,7 @@ __all__ = [
     "limit_memory",
     "pin",
     "redirect_output",
+    "siblings",
     "usable_cpus",
     "without_torch",
 ]

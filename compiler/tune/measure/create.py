@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from compiler.errors import InputError
 from compiler.tune.measure.builder import LocalBuilder
-from compiler.tune.measure.confine import usable_cpus
+from compiler.tune.measure.confine import siblings, usable_cpus
 from compiler.tune.measure.pipeline import PipelineMeasurer
 from compiler.tune.measure.processes import KERNELS, WorkerServer
 from compiler.tune.measure.runner import LocalRunner
@@ -29,8 +29,8 @@ def create_measurer(
 ) -> PipelineMeasurer:
     """Build on this machine or over Dask, and run on this machine or on devices over RPC.
 
-    Where both happen here, candidates run on the last CPUs and are built on the others; with
-    as many threads as CPUs nothing is built while candidates run.
+    Where both happen here, candidates run on the last CPUs and are built on other cores; where
+    there is none left, nothing is built while candidates run.
 
     Args:
         spec: The target; its code must run where candidates run.
@@ -57,7 +57,9 @@ def create_measurer(
         )
     timing = replace(timing or Timing(), threads=threads)
     running = _running_cpus(cpus, threads) if tracker is None else []
-    building = [cpu for cpu in cpus if cpu not in running]
+    # Not on the other thread of a measuring core: the two would share its units and caches.
+    busy = siblings(running)
+    building = [cpu for cpu in cpus if cpu not in busy]
     server = WorkerServer(kernels)
     builder: Builder | None = None
     try:

@@ -12,6 +12,7 @@ from compiler.errors import FileError
 
 _PREFIX = "tilewright-measure-"
 _STALE_S = 60.0
+_LEAST_BYTES = 128 << 10
 
 
 def make_folder() -> tuple[Path, int]:
@@ -37,6 +38,11 @@ def disk_error(why: str) -> FileError:
         where=tempfile.gettempdir(),
         hint="free some space, or set TMPDIR to a folder that has it",
     )
+
+
+def is_full(folder: Path) -> bool:
+    """Whether a folder has no room left for even the smallest kernel."""
+    return shutil.disk_usage(folder).free < _LEAST_BYTES
 
 
 def remove_folder(folder: Path) -> None:
@@ -87,4 +93,4 @@ def _remove_stale() -> None:
             os.close(lock)
 
 
-__all__ = ["disk_error", "last_line", "make_folder", "remove_folder"]
+__all__ = ["disk_error", "is_full", "last_line", "make_folder", "remove_folder"]

@@ -116,14 +116,14 @@ class _Batch:
         self._cancelled = cancelled
         self._outcomes: list[Outcome | None] = [None] * len(choices)
         self._building: dict[Future[Artifact | Failed], int] = {}
+        self._held: list[tuple[int, Artifact]] = []
         self._running: dict[Future[Outcome], tuple[int, Artifact]] = {}
 
     def outcomes(self, reference: Artifact) -> list[Outcome]:
         """Build and run all of them."""
         for i, choice in enumerate(self._choices):
             self._building[self._builder.build(self._task, choice, self._cancelled)] = i
-        held: list[tuple[int, Artifact]] = []
-        while self._building or self._running or held:
+        while self._building or self._running or self._held:
             waiting: list[Future[Any]] = [*self._building, *self._running]
             done, _ = wait(waiting, _POLL_S, FIRST_COMPLETED)
             for future in done & self._building.keys():
@@ -131,15 +131,14 @@ class _Batch:
                 if isinstance(built, Failed):
                     self._outcomes[index] = built
                 else:
-                    held.append((index, built))
+                    self._held.append((index, built))
             for future in done & self._running.keys():
                 index, artifact = self._running.pop(future)
                 artifact.library.unlink(missing_ok=True)
                 self._outcomes[index] = replace(future.result(), build_s=artifact.seconds)
             if not (self._runner.shares_cores and self._building):
-                for index, artifact in held:
-                    self._start(reference, index, artifact)
-                held.clear()
+                while self._held:
+                    self._start(reference, *self._held.pop(0))
         return [outcome for outcome in self._outcomes if outcome is not None]
 
     def _start(self, reference: Artifact, index: int, artifact: Artifact) -> None:
@@ -150,6 +149,8 @@ class _Batch:
 
     def drain(self) -> None:
         """Wait for the end of everything that was started; it was told to stop before."""
+        for _, artifact in self._held:
+            artifact.library.unlink(missing_ok=True)
         for future in self._building:
             with contextlib.suppress(Exception):
                 built = _result(future)
