@@ -26,10 +26,10 @@ def as_it_is(value: Any) -> Any:
 
 
 def widened(data: Any) -> Any:
-    """The tensor in float32; a stage of its own if it is bfloat16, which is read repeatedly."""
+    """The tensor in float32: bfloat16 is widened where it is read."""
     if str(data.dtype) != "bfloat16":
         return data
-    return te.compute(data.shape, lambda *i: widen(data[i]), name="widened")
+    return te.compute(data.shape, lambda *i: widen(data[i]), name="widened", attrs={ROLE: "inline"})
 
 
 def fold_row(
