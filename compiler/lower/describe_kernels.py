@@ -58,7 +58,7 @@ def describe_kernels(
             flops=_flops(d, chosen.get(d.name)),
             bytes_read=reads.get(d.name, 0.0),
             bytes_written=writes.get(d.name, 0.0),
-            dtype=dtypes.get(d.name, "float32"),
+            dtype=_dtype(chosen.get(d.name), dtypes.get(d.name, "float32")),
             sources=tuple(sources.get(d.name, ())),
             why=d.remark,
             calls=max(1, calls.get(d.name, 1)),
@@ -73,6 +73,11 @@ def _flops(function: ScheduledFunction, chosen: ChosenKernel | None) -> float:
     if function.kind in ("layout", "gather"):
         return 0.0
     return function.flops if chosen is None else chosen.workload.flops
+
+
+def _dtype(chosen: ChosenKernel | None, result: str) -> str:
+    """Dtype of the arithmetic: the operands' for a heavy operator, whose result may be wider."""
+    return result if chosen is None else chosen.workload.dtypes[0]
 
 
 def _origin(function: ScheduledFunction, chosen: ChosenKernel | None) -> dict[str, Any]:

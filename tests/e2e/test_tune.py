@@ -127,6 +127,24 @@ def test_no_records_at_all(
     assert "record" not in {kernel.source for kernel in without.kernels}
 
 
+def test_records_serve_their_own_precision_only(
+    tuned: tuple[Path, TuneResult, list[Event]],
+    model: nn.Module,
+    image: torch.Tensor,
+    tmp_path: Path,
+) -> None:
+    bundle = compile(model, example_inputs=(image,), records=tuned[0], precision="bf16")
+    assert bundle.manifest.precision == "bfloat16"
+    heavy = [kernel for kernel in bundle.kernels if kernel.kind in ("conv2d", "dense")]
+    assert {(kernel.dtype, kernel.source) for kernel in heavy} == {("bfloat16", "default")}
+    report = bundle.report
+    assert isinstance(report, Report)
+    assert report.precision == "bfloat16"
+    assert report.accuracy is not None
+    assert 0 < report.accuracy.max_rel.value < 0.05
+    assert load(bundle.save(tmp_path / "net.tw")).manifest.precision == "bfloat16"
+
+
 def test_searching_and_compiling_in_one_call(
     model: nn.Module, image: torch.Tensor, own_data_folder: Path
 ) -> None:
