@@ -24,6 +24,7 @@ from pathlib import Path
 from time import perf_counter, perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
+from compiler.native import check_amx
 from compiler.tune.measure.channel import Message, receive, send
 from compiler.tune.measure.confine import describe_status, die_with_parent
 from compiler.tune.measure.folders import last_line
@@ -226,7 +227,9 @@ class Bench:
         from schedules.tvm_adapter import configure_thread_pool, tvm
 
         configure_thread_pool(self._timing.threads)
-        return tvm.runtime.load_module(library)["main"]
+        module = tvm.runtime.load_module(library)
+        check_amx(Path(library), "the candidate")
+        return module["main"]
 
     def _packed(self, choice: Any) -> list[Buffer]:
         """The inputs as this candidate takes them."""
