@@ -37,7 +37,8 @@ def check_amx(library: Path, name: str) -> None:
     Raises:
         TargetError: The kernel refused, as it does where the processor has no AMX.
     """
-    request = getattr(ctypes.CDLL(str(library)), _SYMBOL, None)
+    # With its folder: a bare name would be looked for among the system's libraries.
+    request = getattr(ctypes.CDLL(str(library.resolve())), _SYMBOL, None)
     if request is None:
         return
     request.restype = ctypes.c_int
