@@ -10,6 +10,7 @@ latency of the multiply-add, limits it, and so that little of it hangs over the 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from math import ceil
 
 from targets.spec import TargetSpec
@@ -67,6 +68,7 @@ class RankedTile:
     macs_per_cycle: float
 
 
+@lru_cache(maxsize=4096)
 def rank_register_tiles(
     spec: TargetSpec,
     rows: tuple[int, int],
@@ -76,7 +78,7 @@ def rank_register_tiles(
     *,
     exact: bool = False,
     group: int = 1,
-) -> list[RankedTile]:
+) -> tuple[RankedTile, ...]:
     """Blocks of accumulators for an output of `rows` x `columns`, the best first.
 
     Args:
@@ -129,10 +131,10 @@ def rank_register_tiles(
                     score = row_use * column_use * count * width / (cycles + 0.35)
                     found.append((score, count, RegisterTile(outer, inner, vectors, lanes)))
     if not found:
-        return [RankedTile(RegisterTile(1, 1, 1, full), float(full * group))]
+        return (RankedTile(RegisterTile(1, 1, 1, full), float(full * group)),)
     # Of tiles of equal merit the largest first, then the first found.
     found.sort(key=lambda f: (-round(f[0], 3), -f[1]))
-    return [RankedTile(tile, score * group) for score, _, tile in found]
+    return tuple(RankedTile(tile, score * group) for score, _, tile in found)
 
 
 def _use(extent: int, tile: int) -> float:

@@ -56,9 +56,9 @@ class Direct:
 
     def estimated_cycles(self, workload: Workload, choice: Choice, spec: TargetSpec) -> float:
         """See `schedules.space.Template`: multiply-adds over the rate of the register tile."""
-        wanted = choice["tile"]
+        wanted = RegisterTile(*choice["tile"])
         for ranked in self._tiles(workload, spec):
-            if _as_list(ranked.tile) == wanted:
+            if ranked.tile == wanted:
                 return workload.flops / 2 / max(ranked.macs_per_cycle, 1e-3)
         return float("inf")
 
@@ -73,7 +73,7 @@ class Direct:
         accumulator = workload.dtypes[2]
         a = workload.attributes
         if workload.operator == "dense":
-            n = workload.weight[1]
+            n = int(workload.weight[1])
             return packed.matmul_packed(data, weight, n, tile, accumulator, attrs)
         if workload.operator == "batch_matmul":
             return packed.batch_matmul(
@@ -157,7 +157,7 @@ def _matrix(workload: Workload) -> tuple[tuple[int, int], int, int]:
 
 
 def _needs_padding(workload: Workload) -> bool:
-    return any(workload.attributes["padding"]) or prod(workload.weight[2:]) > 1
+    return any(workload.attributes["padding"]) or prod(int(v) for v in workload.weight[2:]) > 1
 
 
 def _weights_are_larger(workload: Workload) -> bool:

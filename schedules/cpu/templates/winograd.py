@@ -44,7 +44,7 @@ class Winograd:
             tiling = _tiling(workload, m)
             strips = [s for s in range(1, tiling.down + 1) if tiling.down % s == 0 and s <= 14]
             shapes = [
-                [s, tile] for s in strips for tile in _tiles(workload, spec, s, tiling.across)
+                (s, tile) for s in strips for tile in _tiles(workload, spec, s, tiling.across)
             ]
             if not shapes:
                 continue
@@ -52,13 +52,16 @@ class Winograd:
                 {"algorithm": name, "strip": s, "tile": tile, "unroll": 1} for s, tile in shapes
             ]
             default = min(choices, key=lambda c: self.estimated_cycles(workload, c, spec))
-            tiles = tuple(list(t) for t in sorted({tuple(tile) for _, tile in shapes}))
+            tiles: list[list[int]] = []
+            for _, tile in shapes:
+                if tile not in tiles:
+                    tiles.append(tile)
             found.append(
                 Space(
                     name,
                     (
                         Decision("strip", tuple(strips)),
-                        Decision("tile", tiles),
+                        Decision("tile", tuple(tiles)),
                         Decision("unroll", (1, 2, 4)),
                     ),
                     default,
