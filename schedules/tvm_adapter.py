@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from socket import socket
 from types import ModuleType
@@ -25,6 +25,7 @@ import tvm
 import tvm_ffi
 from tvm import IRModule, ir, relax, s_tir, target, te, tirx, topi
 from tvm.ir import GenericConst
+from tvm.ir import attrs as ir_attrs
 from tvm.ir import transform as ir_transform
 from tvm.ir.op import register_op_attr
 from tvm.ir.utils import derived_object
@@ -106,6 +107,20 @@ def register_lowering(name: str, kind: str, lower: Callable[[Any], Any]) -> None
     register_intrin_lowering(name, target=kind, f=lower, level=99)
 
 
+def register_relax_operator(name: str, infer: Callable[[Any, Any], Any]) -> Any:
+    """Make a pure Relax operator ``relax.<name>`` known; `infer(call, builder)` gives its type."""
+    full = f"relax.{name}"
+    if full not in ir.Op.list_op_names():
+        register_op_attr(full, "FInferType", infer)
+        register_op_attr(full, "FPurity", True)
+    return ir.Op.get(full)
+
+
+def make_attributes(values: Mapping[str, Any]) -> Any:
+    """Attributes of a call: plain numbers, texts and lists of them by name."""
+    return ir_attrs.make_node("ir.DictAttrs", **values)
+
+
 def convert_to_packed(function: Callable[..., Any]) -> Any:
     """A Python function as one that TVM can call."""
     return tvm_ffi.convert(function)
@@ -150,10 +165,12 @@ __all__ = [
     "ir_transform",
     "llvm_version",
     "load_json",
+    "make_attributes",
     "meta_schedule",
     "register_function",
     "register_lowering",
     "register_operator",
+    "register_relax_operator",
     "relax",
     "s_tir",
     "save_json",

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from compiler.compress.operators import PREFIX
 from compiler.lower.graph import is_constant, operator_name, shape_of
 from compiler.lower.parameters import ParameterTable, value_of
 from schedules.tvm_adapter import IRModule, relax
@@ -378,6 +379,9 @@ HANDLERS: dict[str, Handler] = {
     **dict.fromkeys(UNARY, _unary),
     **dict.fromkeys(BINARY, _binary),
     **dict.fromkeys(REDUCTIONS, _reduce),
+    # Integer operators: constants of some broadcast against the data, a table does not.
+    **{f"{PREFIX}{name}": _unary for name in ("quantize", "dequantize", "rescale", "lookup")},
+    **{f"{PREFIX}{name}": _binary for name in ("requantize", "sums_to_float", "add", "multiply")},
 }
 
 

@@ -22,6 +22,7 @@ from compiler.lower.graph import (
     shape_of,
     static_shape,
 )
+from compiler.lower.legalize_integers import LEGALIZATIONS as INTEGER_LEGALIZATIONS
 from compiler.lower.parameters import ParameterTable, value_of
 from schedules.cpu import bfloat16
 from schedules.cpu.annotations import WORKLOAD
@@ -106,6 +107,7 @@ class KernelLegalizer:
             "clip": self.clip,
             "nn.pad": self.pad,
             "astype": self.astype,
+            **INTEGER_LEGALIZATIONS,
         }
 
     # Convolutions and matrix products
@@ -123,7 +125,7 @@ class KernelLegalizer:
             or not all(isinstance(v, int) for v in shape[1:])
         ):
             return call
-        data, padding = self._absorb_padding(data, original.args[0], _quad(a.padding))
+        data, padding, fill = self._absorb_padding(data, original.args[0], _quad(a.padding))
         shape = shape_of(data) or shape
         geometry = ConvGeometry(_pair(a.strides), padding, _pair(a.dilation), int(a.groups))
         out_channels, inner, *kernel = static_shape(weight) or []
@@ -140,6 +142,7 @@ class KernelLegalizer:
                 "padding": padding,
                 "dilation": geometry.dilation,
                 "groups": geometry.groups,
+                **({"pad_value": fill} if fill else {}),
             },
         )
 
@@ -173,23 +176,28 @@ class KernelLegalizer:
 
     def _absorb_padding(
         self, data: Any, original: Any, padding: tuple[int, int, int, int]
-    ) -> tuple[Any, tuple[int, int, int, int]]:
-        """The data before a zero padding of height and width, and the padding together."""
+    ) -> tuple[Any, tuple[int, int, int, int], int]:
+        """The data before a padding of height and width, the padding together, and its value.
+
+        Floating-point numbers are padded by zero only, integers by what stands for it.
+        """
         producer = self.view.definition(original)
         if operator_name(producer) != "nn.pad":
-            return data, padding
+            return data, padding, 0
         a = producer.attrs
         width = [int(v) for v in a.pad_width]
+        fill = int(a.pad_value) if dtype_of(producer) in ("uint8", "int8") else 0
         if (
             a.pad_mode != "constant"
-            or float(a.pad_value) != 0.0
+            or float(a.pad_value) != fill
+            or (fill != 0 and any(padding))
             or any(width[0:2] + width[6:8])
             or min(width) < 0
         ):
-            return data, padding
+            return data, padding, 0
         top, left, bottom, right = padding
         padding = (top + width[2], left + width[4], bottom + width[3], right + width[5])
-        return self.visit(producer.args[0]), padding
+        return self.visit(producer.args[0]), padding, fill
 
     def conv2d_transpose(self, bb: Any, call: Any, original: Any) -> Any:
         """A transposed convolution as a convolution over the input with zeros in between."""
@@ -237,7 +245,9 @@ class KernelLegalizer:
         left, right = shape_of(lhs), shape_of(rhs)
         if left is None or right is None or len(right) < 2 or not left:
             return call
-        if dtype_of(lhs) != dtype_of(rhs) or not dtype_of(lhs).startswith(("float", "bfloat")):
+        integers = dtype_of(lhs) in ("uint8", "int8") and dtype_of(rhs) == "int8"
+        floats = dtype_of(lhs) == dtype_of(rhs) and dtype_of(lhs).startswith(("float", "bfloat"))
+        if not floats and not (integers and dtype_of(call) == "int32"):
             return call
         if len(left) == 1:
             wide = bb.emit(relax.op.expand_dims(lhs, 0))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from compiler.compress.apply import Applied, apply_plan
+from compiler.compress.plan import CompressionPlan
 from compiler.errors import ModelError
 from compiler.lower.channels_last import channels_last
 from compiler.lower.choose_kernels import ChosenKernel, choose_kernels
@@ -55,22 +57,26 @@ class Lowering:
         target: What to compile for.
         select: Says which choice serves a kernel.
         precision: ``float32``, or ``bfloat16`` for the operands of heavy operators.
+        plan: What becomes integers; None for nothing.
         table: Names of the parameters while they are constants.
         chosen: What was chosen for each tunable function, by name.
         kernels: Descriptions of the scheduled functions, once they are scheduled.
         parameters: Packed and folded parameters, once they are lifted.
         reduced: What runs in which precision, once that is decided.
+        quantized: What became integers, once the plan is applied.
     """
 
     imported: Imported
     target: TargetSpec
     select: Selector = defaults_only
     precision: str = "float32"
+    plan: CompressionPlan | None = None
     table: ParameterTable = field(default_factory=ParameterTable)
     chosen: dict[str, ChosenKernel] = field(default_factory=dict)
     kernels: tuple[KernelInfo, ...] = ()
     parameters: dict[str, Array] = field(default_factory=dict)
     reduced: PrecisionSummary = field(default_factory=PrecisionSummary)
+    quantized: Applied = field(default_factory=Applied)
 
     def bind_parameters(self, module: IRModule) -> IRModule:
         """Make constants of the parameters of `main`."""
@@ -78,6 +84,13 @@ class Lowering:
         constants = self.table.constants(self.imported.parameters)
         bindings = dict(zip(names, constants, strict=True))
         return relax.transform.BindParams("main", bindings)(module)
+
+    def quantize(self, module: IRModule) -> IRModule:
+        """Integer operators where the plan says so."""
+        if self.plan is None:
+            return module
+        module, self.quantized = apply_plan(module, self.table, self.plan)
+        return module
 
     def reduce_precision(self, module: IRModule) -> IRModule:
         """Convolutions and products on bfloat16, if that is asked for."""
@@ -119,6 +132,11 @@ def graph_passes(state: Lowering) -> list[Step]:
         Step("FoldConstants", lambda m: fold_constants(m, table)),
         Step("FoldBatchNorm", lambda m: fold_batch_norm(m, table)),
         Step("DecomposeOpsForInference", t.DecomposeOpsForInference()),
+        Step(
+            "Quantize",
+            state.quantize,
+            lambda: "" if state.plan is None else state.quantized.describe(),
+        ),
         Step("ChannelsLast", lambda m: channels_last(m, table)),
         Step("FoldConstantsAgain", lambda m: fold_constants(m, table)),
         Step("ReducePrecision", state.reduce_precision, state.describe_precision),
@@ -207,6 +225,7 @@ def lower(
     *,
     select: Selector = defaults_only,
     precision: str = "float32",
+    plan: CompressionPlan | None = None,
     observe: Observer | None = None,
 ) -> Lowered:
     """Lower an imported model to scheduled TIR and virtual-machine calls.
@@ -218,13 +237,15 @@ def lower(
         select: Says which choice serves a kernel that could be tuned; by default none is
             tuned.
         precision: ``float32``, or ``bfloat16`` for the operands of heavy operators.
+        plan: What runs on integers; the same plan gives the same bits on every target.
         observe: Called after each pass, to dump or to check the module.
 
     Raises:
         ModelError: The model holds a dtype that there are no kernels for.
+        PlanError: The plan does not fit the model.
     """
     check_dtypes(imported, target)
-    state = Lowering(imported, target, select, precision)
+    state = Lowering(imported, target, select, precision, plan)
     module = run_steps(pipeline(state), imported.module, target, log, observe)
     return Lowered(
         module=module,

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any, Literal
 
+from compiler.compress.plan import CompressionPlan
 from compiler.lower.choose_kernels import Group, find_groups, replace_heart
 from compiler.lower.describe_kernels import tensor_bytes
 from compiler.lower.graph import is_call_tir
@@ -103,7 +104,12 @@ class Task:
 
 
 def extract_tasks(
-    imported: Imported, target: TargetSpec, log: StageLog, *, precision: str = "float32"
+    imported: Imported,
+    target: TargetSpec,
+    log: StageLog,
+    *,
+    precision: str = "float32",
+    plan: CompressionPlan | None = None,
 ) -> tuple[Task, ...]:
     """The distinct kernels of a model that can be tuned, those with most operations first.
 
@@ -113,7 +119,7 @@ def extract_tasks(
         ModelError: The model holds a dtype that there are no kernels for.
     """
     check_dtypes(imported, target)
-    state = Lowering(imported, target, precision=precision)
+    state = Lowering(imported, target, precision=precision, plan=plan)
     module = run_steps(graph_passes(state), imported.module, target, log)
     calls: dict[Any, int] = {}
     for block in module["main"].body.blocks:

@@ -1,0 +1,74 @@
+"""The integer operators that a quantized Relax graph is made of, beside Relax's own.
+
+Convolutions and matrix products on integers are Relax's, with int32 as their result; so are
+pooling by maximum, padding, and what only moves elements. What stands between them is here, as
+Relax operators ``tilewright.*`` whose attributes are plain numbers. docs/integer-semantics.md
+says what each computes; `compiler.compress.reference` computes it in NumPy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from schedules.tvm_adapter import make_attributes, register_relax_operator, relax, tirx
+
+#: Prefix of the operators' names, behind Relax's own ``relax.``.
+PREFIX = "tilewright."
+
+
+def _elementwise(dtype: str) -> Callable[[Any, Any], Any]:
+    """Type of the result: the operands' common shape, and a dtype or the attribute ``dtype``."""
+
+    def infer(call: Any, _builder: Any) -> Any:
+        shapes = [list(a.ty.shape.values) for a in call.args[: _OPERANDS[_short(call)]]]
+        rank = max(len(s) for s in shapes)
+        result = [tirx.IntImm("int64", 1)] * rank
+        for shape in shapes:
+            for i, extent in enumerate(shape, rank - len(shape)):
+                if not (isinstance(extent, tirx.IntImm) and int(extent) == 1):
+                    result[i] = extent
+        return relax.TensorType(result, dtype or str(call.attrs["dtype"]))
+
+    return infer
+
+
+#: How many of the arguments are activations, whose shapes decide the result's; others are
+#: constants that broadcast.
+_OPERANDS: Mapping[str, int] = {
+    "quantize": 1, "dequantize": 1, "requantize": 1, "sums_to_float": 1, "add": 2,
+    "multiply": 2, "rescale": 1, "lookup": 1,
+}  # fmt: skip
+_RESULTS: Mapping[str, str] = {"dequantize": "float32", "sums_to_float": "float32"}
+OPERATORS: Mapping[str, Any] = {
+    name: register_relax_operator(f"{PREFIX}{name}", _elementwise(_RESULTS.get(name, "")))
+    for name in _OPERANDS
+}
+
+
+def _short(call: Any) -> str:
+    return str(call.op.name).rpartition(".")[2]
+
+
+def call(name: str, *arguments: Any, **attributes: Any) -> Any:
+    """A call of one of the integer operators.
+
+    Args:
+        name: Its name without the prefix.
+        arguments: Activations, then constants.
+        attributes: Plain numbers and names.
+    """
+    return relax.Call(OPERATORS[name], list(arguments), make_attributes(attributes))
+
+
+def attributes_of(expr: Any) -> dict[str, Any]:
+    """The attributes of a call of an integer operator, as Python's own numbers and texts."""
+    result: dict[str, Any] = {}
+    for key, value in expr.attrs.items():
+        result[str(key)] = value if isinstance(value, (int, float)) else str(value)
+    return result
+
+
+def is_integer_operator(name: str) -> bool:
+    """Whether a name, without ``relax.``, is one of these operators'."""
+    return name.startswith(PREFIX)

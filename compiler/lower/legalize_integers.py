@@ -1,0 +1,46 @@
+"""Legalizations of the integer operators (`compiler.compress.operators`): elementwise epilogues."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from compiler.compress.operators import PREFIX, attributes_of
+from compiler.lower.graph import operator_name
+from schedules.cpu.compute import integers
+
+#: TVM's fusion pattern of elementwise functions whose operands broadcast.
+BROADCAST = 1
+
+
+def _requantize(*operands: Any, **attributes: Any) -> Any:
+    """Without a multiplier it is a shift."""
+    function = integers.requantize if len(operands) == 3 else integers.requantize_by_shift
+    return function(*operands, **attributes)
+
+
+COMPUTE: dict[str, Callable[..., Any]] = {
+    "quantize": integers.quantize,
+    "dequantize": integers.dequantize,
+    "requantize": _requantize,
+    "sums_to_float": integers.sums_to_float,
+    "add": integers.add,
+    "multiply": integers.multiply,
+    "rescale": integers.rescale,
+    "lookup": integers.lookup,
+}
+
+
+def legalize(bb: Any, call: Any, _original: Any) -> Any:
+    """A call of an integer operator as a call of its definition, which fuses behind kernels."""
+    name = operator_name(call).removeprefix(PREFIX)
+    return bb.call_te(
+        partial(COMPUTE[name], **attributes_of(call)),
+        *call.args,
+        primfunc_name_hint=name,
+        primfunc_attrs={"op_pattern": BROADCAST},
+    )
+
+
+LEGALIZATIONS = {f"{PREFIX}{name}": legalize for name in COMPUTE}
