@@ -1,0 +1,415 @@
+"""Calibration: run samples through the plain graph in float32 and make a plan of what is seen.
+
+Two passes. The first streams all samples through the graph into observers; only ranges and
+histograms stay. The second runs a few samples, kept for it, through the float32 graph and
+through a simulation of the quantized one side by side, operator by operator, for the
+correction of biases and the figures by layer. Neither holds all activations of a network at
+once, and the result depends on nothing but model, samples, their order and the options.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from compiler.compress.equalize import divide_outputs, equalize, multiply_inputs
+from compiler.compress.evaluate import Evaluator
+from compiler.compress.groups import SHARING, WEIGHT_AXIS, Group, find_groups
+from compiler.compress.observers import Observer
+from compiler.compress.plan import (
+    CompressionPlan,
+    Equalization,
+    ModelIdentity,
+    OperatorPlan,
+    TensorPlan,
+    WeightPlan,
+)
+from compiler.compress.ranges import (
+    activation_plan,
+    choose_range,
+    fake_quantize_weight,
+    weight_scales,
+)
+from compiler.compress.recipe import FEW_SAMPLES, Quantize
+from compiler.compress.sites import PlainGraph
+from compiler.errors import CalibrationError
+from schedules.tvm_adapter import GenericConst
+
+Array = npt.NDArray[Any]
+#: Called with the number of samples seen so far, and what is done with them.
+Progress = Callable[[int, str], None]
+
+#: Samples that are kept for the second pass, and the most bytes of them.
+PROBES = 16
+PROBE_BYTES = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """A plan and how it came about.
+
+    Attributes:
+        plan: The plan.
+        samples: Samples that were looked at.
+        probes: Samples behind the figures by layer.
+        notes: Remarks for the log.
+    """
+
+    plan: CompressionPlan
+    samples: int
+    probes: int
+    notes: tuple[str, ...] = ()
+
+
+def calibrate(
+    graph: PlainGraph,
+    identity: ModelIdentity,
+    samples: Iterable[tuple[Array, ...]],
+    recipe: Quantize,
+    progress: Progress | None = None,
+) -> Calibration:
+    """Make a plan for a model.
+
+    Args:
+        graph: Its plain graph.
+        identity: What model it is.
+        samples: Inputs, as `compiler.compress.samples.read_samples` gives them.
+        recipe: The options.
+        progress: Called as samples are seen.
+
+    Raises:
+        CalibrationError: There are too few samples, or activations that give no range.
+        InputError: `recipe.keep` names no layer.
+    """
+    groups = find_groups(graph, recipe.keep)
+    work = _Calibrator(graph, groups, recipe, progress or (lambda _count, _text: None))
+    work.equalize()
+    work.observe(samples)
+    tensors = work.tensors()
+    weights = work.weights(tensors)
+    corrections = work.corrections(weights) if recipe.correct_bias else {}
+    noise = work.noise(tensors, weights, corrections)
+    plan = CompressionPlan(
+        identity,
+        recipe.to_dict(),
+        tensors,
+        {
+            g.name: OperatorPlan(
+                kind=g.site.kind,
+                precision="int8" if g.integer else "float32",
+                inputs=g.inputs,
+                output=g.output,
+                epilogue=tuple(s.name for s in g.epilogue),
+                weight=weights.get(g.name),
+                why=g.why,
+                sqnr_db=noise.get(g.output) if g.integer else None,
+            )
+            for g in groups
+            if g.site.kind
+        },
+        work.equalizations,
+        {name: tuple(map(float, v)) for name, v in corrections.items()},
+    )
+    return Calibration(plan, work.count, len(work.probes), tuple(work.notes))
+
+
+@dataclass(slots=True)
+class _Calibrator:
+    graph: PlainGraph
+    groups: tuple[Group, ...]
+    recipe: Quantize
+    progress: Progress
+    observers: dict[str, Observer] = field(default_factory=dict)
+    probes: list[tuple[torch.Tensor, ...]] = field(default_factory=list)
+    count: int = 0
+    notes: list[str] = field(default_factory=list)
+    equalizations: tuple[Equalization, ...] = ()
+    real_weights: dict[str, Array] = field(default_factory=dict)
+    real_biases: dict[str, Array] = field(default_factory=dict)
+    evaluator: Evaluator = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.evaluator = Evaluator(self.graph)
+        for group in self.groups:
+            if group.weight is not None:
+                self.real_weights[group.name] = np.asarray(group.weight.value.numpy())
+            if group.bias is not None:
+                constant = next(a for a in group.bias.value.args if isinstance(a, GenericConst))
+                self.real_biases[group.name] = np.asarray(constant.value.numpy())
+
+    def equalize(self) -> None:
+        """Equalize neighbouring layers and go on with their new weights."""
+        if not self.recipe.equalize:
+            return
+        by_name = {g.name: g for g in self.groups}
+        self.equalizations = equalize(self.graph, self.groups)
+        for pair in self.equalizations:
+            factors = np.asarray(pair.factors, np.float64)
+            first, second = by_name[pair.first], by_name[pair.second]
+            self._set_weight(first, divide_outputs(self._weight(first), factors, first))
+            self._set_weight(second, multiply_inputs(self._weight(second), factors, second))
+            if first.bias is not None:
+                bias = self.real_biases[first.name].astype(np.float64)
+                channels = bias.shape if bias.size > 1 else (-1, *([1] * (bias.ndim - 1)))
+                self._set_bias(first, bias / factors.reshape(channels))
+        self.notes.append(f"{len(self.equalizations)} pairs of layers equalized")
+
+    def _weight(self, group: Group) -> npt.NDArray[np.float64]:
+        return self.real_weights[group.name].astype(np.float64)
+
+    def _set_weight(self, group: Group, value: Array) -> None:
+        self.real_weights[group.name] = value.astype(np.float32)
+        tensor = torch.from_numpy(self.real_weights[group.name])
+        self.evaluator.replaced[group.name] = {1: tensor}
+
+    def _set_bias(self, group: Group, value: Array) -> None:
+        if group.bias is None:
+            return
+        self.real_biases[group.name] = value.astype(np.float32)
+        position = next(
+            i for i, a in enumerate(group.bias.value.args) if isinstance(a, GenericConst)
+        )
+        tensor = torch.from_numpy(self.real_biases[group.name])
+        self.evaluator.replaced[group.bias.name] = {position: tensor}
+
+    def observe(self, samples: Iterable[tuple[Array, ...]]) -> None:
+        """Stream the samples through the graph.
+
+        Raises:
+            CalibrationError: There are fewer than two samples, or activations without a range.
+        """
+        wanted = {name for g in self.groups if g.integer for name in g.inputs}
+        self.observers = {name: Observer() for name in sorted(wanted)}
+        held = 0
+
+        def visit(name: str, value: torch.Tensor) -> None:
+            observer = self.observers.get(name)
+            if observer is None:
+                return
+            array = value.numpy()
+            if not np.isfinite(array).all():
+                raise CalibrationError(
+                    f"it holds {'NaN' if np.isnan(array).any() else 'infinities'} for sample "
+                    f"{self.count}",
+                    where=f"activation {name!r}",
+                    hint="look at the sample and at the layers before; a layer that overflows "
+                    "by design can be kept in float32: Quantize(keep=[...])",
+                )
+            observer.update(array)
+
+        for sample in samples:
+            tensors = tuple(torch.from_numpy(np.array(a)) for a in sample)
+            self.evaluator.run(tensors, visit)
+            size = sum(a.nbytes for a in sample)
+            if len(self.probes) < PROBES and held + size <= PROBE_BYTES:
+                self.probes.append(tensors)
+                held += size
+            self.count += 1
+            self.progress(self.count, "samples seen")
+        self._check_observed()
+
+    def _check_observed(self) -> None:
+        if self.count < 2:
+            given = "is no sample" if self.count == 0 else "is one sample only"
+            raise CalibrationError(
+                f"there {given}, and the ranges of activations come from samples",
+                where="calibration",
+                hint="give some hundred inputs like those that the model will meet",
+            )
+        if self.count < FEW_SAMPLES:
+            self.notes.append(f"only {self.count} samples: ranges may be too narrow")
+        for name, observer in self.observers.items():
+            if observer.samples and observer.constant:
+                raise CalibrationError(
+                    f"it is {observer.minimum:g} everywhere in all {self.count} samples",
+                    where=f"activation {name!r}",
+                    hint="samples that are all the same give no ranges; if the layer is meant "
+                    "so, keep what reads it in float32: Quantize(keep=[...])",
+                )
+
+    def tensors(self) -> dict[str, TensorPlan]:
+        """Scales and zero points of all activations that integers read."""
+        recipe = self.recipe
+        own = {
+            name: choose_range(o, recipe.calibrate, recipe.percentile, recipe.power_of_two)
+            for name, o in self.observers.items()
+        }
+        plans: dict[str, TensorPlan] = {}
+        for members in self._sharing():
+            low = min(own[name][0] for name in members)
+            high = max(own[name][1] for name in members)
+            root = members[0]
+            for name in members:
+                observer = self.observers[name]
+                plan = activation_plan(
+                    low, high, method=recipe.calibrate if name == root else "shared",
+                    power_of_two=recipe.power_of_two, seen=(observer.minimum, observer.maximum),
+                )  # fmt: skip
+                plans[name] = plan if name == root else replace(plan, shared_with=root)
+        return {name: plans[name] for name in self._in_order(plans)}
+
+    def _in_order(self, names: Iterable[str]) -> list[str]:
+        order = [*self.graph.inputs, *(s.name for s in self.graph.sites)]
+        known = set(names)
+        return [name for name in dict.fromkeys(order) if name in known]
+
+    def _sharing(self) -> list[list[str]]:
+        """Sets of tensors that have one range, in order; most have one member."""
+        parent = {name: name for name in self.observers}
+
+        def root(name: str) -> str:
+            while parent[name] != name:
+                name = parent[name]
+            return name
+
+        order = {name: i for i, name in enumerate(self._in_order(self.observers))}
+        for group in self.groups:
+            if not group.integer or group.site.kind not in SHARING:
+                continue
+            tensors = [t for t in (*group.inputs, group.output) if t in parent]
+            roots = sorted({root(t) for t in tensors}, key=lambda name: order[name])
+            for other in roots[1:]:
+                parent[other] = roots[0]
+        found: dict[str, list[str]] = {}
+        for name in order:
+            found.setdefault(root(name), []).append(name)
+        return list(found.values())
+
+    def weights(self, tensors: Mapping[str, TensorPlan]) -> dict[str, WeightPlan]:
+        """Scales of all weights of integer operators."""
+        recipe = self.recipe
+        method = "mse" if recipe.calibrate == "mse" else "minmax"
+        result = {}
+        for group in self.groups:
+            if not (group.integer and group.weighted):
+                continue
+            axis = WEIGHT_AXIS[group.site.kind]
+            bias = self.real_biases.get(group.name)
+            result[group.name] = WeightPlan(
+                parameter=self._parameter(group),
+                dtype="int8",
+                granularity=recipe.weight_granularity,
+                axis=axis,
+                scales=weight_scales(
+                    self.real_weights[group.name], axis,
+                    granularity=recipe.weight_granularity, method=method,
+                    power_of_two=recipe.power_of_two,
+                    bias=None if bias is None else bias.astype(np.float64).reshape(-1),
+                    data_scale=tensors[group.inputs[0]].scale,
+                ),
+                method=method,
+                power_of_two=recipe.power_of_two,
+            )  # fmt: skip
+        return result
+
+    def _parameter(self, group: Group) -> str:
+        name = self.graph.constants(group.weight) or group.name
+        return name.partition("#")[0]
+
+    def corrections(self, weights: Mapping[str, WeightPlan]) -> dict[str, Array]:
+        """Mean error of each channel that the rounding of weights alone makes."""
+        totals: dict[str, Array] = {}
+        rounded = self._rounded(weights)
+        for number, probe in enumerate(self.probes):
+            environment: dict[str, Any] = dict(zip(self.graph.inputs, probe, strict=True))
+            with torch.inference_mode():
+                for index, site in enumerate(self.graph.sites):
+                    value = self.evaluator.evaluate(site, environment)
+                    if site.name in rounded:
+                        other = self.evaluator.evaluate(site, environment, {1: rounded[site.name]})
+                        axis = value.ndim - 1 if site.kind == "matmul" else 1
+                        others = tuple(i for i in range(value.ndim) if i != axis)
+                        error = (value - other).double().mean(dim=others).numpy()
+                        totals[site.name] = totals.get(site.name, 0.0) + error
+                    environment[site.name] = value
+                    for name in self.evaluator.dying.get(index, ()):
+                        environment.pop(name, None)
+            self.progress(number + 1, "samples for bias correction")
+        return {
+            name: (total / len(self.probes)).astype(np.float32) for name, total in totals.items()
+        }
+
+    def _rounded(self, weights: Mapping[str, WeightPlan]) -> dict[str, torch.Tensor]:
+        return {
+            name: torch.from_numpy(
+                fake_quantize_weight(self.real_weights[name], plan.axis, plan.scales)
+            )
+            for name, plan in weights.items()
+        }
+
+    def noise(
+        self,
+        tensors: Mapping[str, TensorPlan],
+        weights: Mapping[str, WeightPlan],
+        corrections: Mapping[str, Array],
+    ) -> dict[str, float]:
+        """Signal to noise in decibels of each integer operator's result, simulated.
+
+        The model as a whole is quantized: a layer's noise includes that of the layers before.
+        """
+        rounded = self._rounded(weights)
+        makers = {g.output: g for g in self.groups}
+        owners = {s.name: g for g in self.groups for s in g.members()}
+        power: dict[str, float] = {}
+        error: dict[str, float] = {}
+        for number, probe in enumerate(self.probes):
+            real: dict[str, Any] = dict(zip(self.graph.inputs, probe, strict=True))
+            rough = dict(real)
+            stored: dict[str, Any] = {}  # quantized copies of what is made in float32
+            with torch.inference_mode():
+                for index, site in enumerate(self.graph.sites):
+                    group = owners[site.name]
+                    head = group.integer and site is group.site
+                    real[site.name] = self.evaluator.evaluate(site, real)
+                    if head:
+                        for name in group.inputs:
+                            if name not in stored:
+                                maker = makers.get(name)
+                                made = maker is not None and maker.integer
+                                value = rough[name]
+                                stored[name] = value if made else _fake(value, tensors[name])
+                    replaced = {1: rounded[site.name]} if head and site.name in rounded else None
+                    environment = {**rough, **stored} if head else rough
+                    value = self.evaluator.evaluate(site, environment, replaced)
+                    if head and site.name in corrections:
+                        value = value + _channels(corrections[site.name], value, site.kind)
+                    if group.integer and site.name == group.output:
+                        if site.name in tensors:
+                            value = _fake(value, tensors[site.name])
+                        wanted = real[site.name].double()
+                        power[site.name] = power.get(site.name, 0.0) + float((wanted**2).sum())
+                        error[site.name] = error.get(site.name, 0.0) + float(
+                            ((value.double() - wanted) ** 2).sum()
+                        )
+                    rough[site.name] = value
+                    for name in self.evaluator.dying.get(index, ()):
+                        for values in (real, rough, stored):
+                            values.pop(name, None)
+            self.progress(number + 1, "samples compared with the quantized model")
+        return {
+            name: round(10.0 * math.log10(power[name] / error[name]), 2)
+            for name in power
+            if power[name] > 0.0 and error[name] > 0.0
+        }
+
+
+def _channels(values: Array, like: torch.Tensor, kind: str) -> torch.Tensor:
+    shape = [1] * like.ndim
+    shape[-1 if kind == "matmul" else 1] = -1
+    return torch.from_numpy(values.reshape(shape))
+
+
+def _fake(value: torch.Tensor, plan: TensorPlan) -> torch.Tensor:
+    """A tensor as its stored integers give it back."""
+    low, high = plan.limits
+    stored = torch.round(value / plan.scale + plan.zero_point).clamp(low, high)
+    return (stored - plan.zero_point) * plan.scale
+
+
+__all__ = ["Calibration", "Progress", "calibrate"]

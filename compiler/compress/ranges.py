@@ -1,0 +1,136 @@
+"""From observed ranges and weights to scales and zero points."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from compiler.compress.observers import Observer
+from compiler.compress.plan import LIMITS, WEIGHT_LIMIT, TensorPlan
+
+Floats = npt.NDArray[np.float64]
+
+#: Shares of the largest weight that are tried as the end of its range.
+_SHARES = np.linspace(0.5, 1.0, 51)
+#: A bias has to fit its int32 sums with room for the products.
+_BIAS_LIMIT = 2.0**29
+
+
+def activation_plan(
+    low: float, high: float, *, method: str, power_of_two: bool, seen: tuple[float, float]
+) -> TensorPlan:
+    """Scale and zero point, as uint8, of an activation with this range.
+
+    Args:
+        low: Least value that is to be stored.
+        high: Greatest.
+        method: How they were chosen.
+        power_of_two: Round the scale up to a power of two.
+        seen: Least and greatest value that calibration saw.
+    """
+    low, high = min(low, 0.0), max(high, 0.0)
+    least, greatest = LIMITS["uint8"]
+    scale = float(np.float32((high - low) / (greatest - least)))
+    if power_of_two:
+        scale = 2.0 ** math.ceil(math.log2((high - low) / (greatest - least)))
+    zero_point = round(min(max(least - low / scale, least), greatest))
+    return TensorPlan(
+        "uint8", scale, zero_point, method, power_of_two=power_of_two,
+        minimum=float(np.float32(seen[0])), maximum=float(np.float32(seen[1])),
+    )  # fmt: skip
+
+
+def choose_range(
+    observer: Observer, method: str, percentile: float, power_of_two: bool
+) -> tuple[float, float]:
+    """The range of one activation.
+
+    With powers of two, the scale is the one of two neighbours that makes the smaller error.
+    """
+    low, high = observer.range_by(method, percentile)
+    if not power_of_two:
+        return low, high
+    exponent = math.ceil(math.log2((high - low) / 255.0))
+    wide, narrow = 2.0**exponent * 255.0, 2.0 ** (exponent - 1) * 255.0
+    if method != "mse" or narrow <= 0.0:
+        return low, high
+    share = narrow / (high - low)
+    small = (low * share, high * share)
+    if observer.squared_error(*small) < observer.squared_error(low, low + wide):
+        # A little less, so that rounding up gives this power and not the next one.
+        return small[0] * (1 - 1e-9), small[1] * (1 - 1e-9)
+    return low, high
+
+
+def weight_scales(
+    weight: npt.NDArray[np.float32],
+    axis: int,
+    *,
+    granularity: str,
+    method: str,
+    power_of_two: bool,
+    bias: npt.NDArray[np.float64] | None,
+    data_scale: float,
+) -> tuple[float, ...]:
+    """Symmetric scales of a weight.
+
+    Args:
+        weight: Of the plain graph.
+        axis: Its axis of output channels.
+        granularity: ``channel`` or ``tensor``.
+        method: ``minmax``, or ``mse`` for the least squared error.
+        power_of_two: Only powers of two.
+        bias: One real number a channel, which has to fit into int32.
+        data_scale: Scale of the activations that are multiplied with it.
+    """
+    rows = np.moveaxis(weight.astype(np.float64), axis, 0).reshape(weight.shape[axis], -1)
+    floor = np.zeros(len(rows))
+    if bias is not None:
+        floor = np.abs(np.broadcast_to(bias, (len(rows),))) / (data_scale * _BIAS_LIMIT)
+    if granularity == "tensor":
+        rows, floor = rows.reshape(1, -1), np.asarray([floor.max()])
+    largest = np.abs(rows).max(axis=1)
+    # A channel of zeros needs some scale; one of very small numbers none that is smaller.
+    typical = float(largest.max()) or 1.0
+    floor = np.maximum(floor, typical * 2.0**-20 / WEIGHT_LIMIT)
+    full = np.maximum(largest / WEIGHT_LIMIT, floor)
+    if power_of_two:
+        up = 2.0 ** np.ceil(np.log2(full))
+        candidates = [up] + ([np.maximum(up / 2, _power_above(floor))] if method == "mse" else [])
+    elif method == "mse":
+        candidates = [np.maximum(full * share, floor) for share in _SHARES[::-1]]
+    else:
+        candidates = [full]
+    best, error = candidates[0], np.full(len(rows), np.inf)
+    for scales in candidates:
+        rounded = _round_scales(scales)
+        stored = np.clip(np.rint(rows / rounded[:, None]), -WEIGHT_LIMIT, WEIGHT_LIMIT)
+        found = ((stored * rounded[:, None] - rows) ** 2).sum(axis=1)
+        better = found < error
+        best, error = np.where(better, rounded, best), np.where(better, found, error)
+    return tuple(float(v) for v in best)
+
+
+def fake_quantize_weight(
+    weight: npt.NDArray[np.float32], axis: int, scales: tuple[float, ...]
+) -> npt.NDArray[np.float32]:
+    """The weight as its stored integers give it back."""
+    shape = [1] * weight.ndim
+    shape[axis] = -1
+    steps = np.asarray(scales, np.float64).reshape(shape)
+    stored = np.clip(np.rint(weight.astype(np.float64) / steps), -WEIGHT_LIMIT, WEIGHT_LIMIT)
+    return (stored * steps).astype(np.float32)
+
+
+def _power_above(values: Floats) -> Floats:
+    result: Floats = 2.0 ** np.ceil(np.log2(values))
+    return result
+
+
+def _round_scales(scales: Floats) -> Floats:
+    return scales.astype(np.float32).astype(np.float64)
+
+
+__all__ = ["activation_plan", "choose_range", "fake_quantize_weight", "weight_scales"]
