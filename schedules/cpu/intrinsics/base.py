@@ -51,26 +51,24 @@ _LOOPS = Template("""
             for k in T.serial(0, $group):
                 with T.sblock("update"):
                     vi, vk = T.axis.remap("SR", [i, k])
-                    C[vi] = C[vi] + $left * T.cast(B[vi, vk], "$c")
+                    C[vi] = C[vi] + T.cast(A[vk], "$c") * T.cast(B[vi, vk], "$c")
 """)
 
 
 @cache
-def register(intrinsic: DotIntrinsic, body: str, left: str = "", library: str = "") -> None:
+def register(intrinsic: DotIntrinsic, body: str, library: str = "") -> None:
     """Make an intrinsic known to TVM, once in a process.
 
     Args:
         intrinsic: What it computes.
         body: TVMScript statements that compute it, indented by nothing.
-        left: The left factor as TVMScript, where it is not plainly ``A[vk]`` converted.
         library: LLVM IR that the statements call into, available as ``LIBRARY``.
     """
     from tvm.script import tirx as script
 
     a, b, c = intrinsic.dtypes
     fields = {"lanes": intrinsic.lanes, "group": intrinsic.group, "a": a, "b": b, "c": c}
-    left = left or f'T.cast(A[vk], "{c}")'
-    loops = _LOOPS.substitute(fields, left=left)
+    loops = _LOOPS.substitute(fields)
     indented = "\n".join(f"        {line}" for line in body.strip().splitlines())
     names = {"T": script, "LIBRARY": library}
     description, implementation = (

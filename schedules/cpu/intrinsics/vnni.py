@@ -4,26 +4,14 @@ Weights lie in fours along the reduction (VNNI-4 order: ``[reduction / 4, column
 are exact: nothing saturates between the 8-bit factors and the 32-bit sum, which wraps.
 (``vpmaddubsw``, the usual way on AVX2, saturates its 16-bit pair sums and is not used.)
 
-``vpdpbusd`` multiplies unsigned activations with signed weights. Signed activations are
-shifted into the unsigned range on the fly. The intrinsic of `dot_shifted` computes ::
-
-    C[j] += sum over k of (A[k] + 128) * B[j, k]
-
-so the whole sum is too large by ``128 * sum over k of B[j, k]``. That is a constant of each
-column, known when weights are packed: `shift_compensation` gives it, and the kernel starts
-its accumulators from it (or subtracts it in the epilogue).
+``vpdpbusd`` multiplies unsigned activations with signed weights. Signed ones are shifted into the
+unsigned range by 128, and what the shift adds is taken off again in each step.
 """
 
 from __future__ import annotations
 
-import numpy as np
-import numpy.typing as npt
-
 from schedules.cpu.intrinsics.base import DotIntrinsic, register
 from targets.spec import TargetSpec
-
-#: What `dot_shifted` adds to signed activations.
-SHIFT = 128
 
 _VPDPBUSD = """
 C[T.ramp(0, 1, $lanes)] = T.call_llvm_pure_intrin(
@@ -103,9 +91,8 @@ def dot(spec: TargetSpec, lanes: int, left: str = "uint8") -> DotIntrinsic:
     """The dot product of 8-bit activations with signed weights for a target, registered.
 
     Unsigned activations take ``vpdpbusd`` where the target has it. Signed ones take
-    ``vpdpbssd``, else ``vpdpbusd`` on shifted activations less the shift's share, which is
-    recomputed in each step: `dot_shifted` is faster. Without VNNI both take ``vpmaddwd`` on
-    numbers widened to 16 bits.
+    ``vpdpbssd``, else ``vpdpbusd`` on shifted activations less the shift's share. Without VNNI
+    both take ``vpmaddwd`` on numbers widened to 16 bits.
 
     Args:
         spec: The target.
@@ -133,36 +120,3 @@ def dot(spec: TargetSpec, lanes: int, left: str = "uint8") -> DotIntrinsic:
     intrinsic = DotIntrinsic(name, lanes, 4, (left, "int8", "int32"), instruction)
     register(intrinsic, body)
     return intrinsic
-
-
-def dot_shifted(spec: TargetSpec, lanes: int) -> DotIntrinsic | None:
-    """The dot product of signed activations, 128 added, with signed weights, registered.
-
-    See the head of this module. A tensor expression that it shall replace writes the factor
-    as ``A[k].astype("int32") + 128``. None where the target has no ``vpdpbusd``.
-    """
-    if not has_vpdpbusd(spec, lanes):
-        return None
-    intrinsic = DotIntrinsic(
-        f"tilewright.s8s8.shifted.vpdpbusd.{lanes}", lanes, 4, ("int8", "int8", "int32"),
-        "vpdpbusd",
-    )  # fmt: skip
-    register(
-        intrinsic,
-        _VPDPBUSD.format(a=_FOUR_SHIFTED, bits=32 * lanes, bytes=4 * lanes),
-        left=f'(T.cast(A[vk], "int32") + {SHIFT})',
-    )
-    return intrinsic
-
-
-def shift_compensation(packed: npt.NDArray[np.int8]) -> npt.NDArray[np.int32]:
-    """What accumulators of `dot_shifted` start from, so that the shift does not show.
-
-    Args:
-        packed: int8 weights ``[..., reduction / 4, columns, 4]``, zeros where padded.
-
-    Returns:
-        int32 ``[..., columns]``.
-    """
-    sums = packed.astype(np.int32).sum(axis=(-3, -1), dtype=np.int32)
-    return np.asarray(-SHIFT * sums, np.int32)
