@@ -22,12 +22,15 @@ def geometry_of(workload: Workload) -> ConvGeometry:
     )
 
 
-def placeholders(workload: Workload, weight: tuple[Extent, ...] | None = None) -> list[Any]:
+def placeholders(
+    workload: Workload, weight: tuple[Extent, ...] | None = None, dtype: str | None = None
+) -> list[Any]:
     """Fresh tensors for the data and, if there is one, the weight.
 
     Args:
         workload: Shapes and dtypes.
         weight: Shape of the weight where it is packed; otherwise it has its plain layout.
+        dtype: Dtype of the packed weight; otherwise it is that of the plain one.
     """
     sizes: dict[str, Any] = {}
 
@@ -39,7 +42,9 @@ def placeholders(workload: Workload, weight: tuple[Extent, ...] | None = None) -
     shape = weight or workload.weight
     tensors = [te.placeholder([extent(v) for v in workload.data], workload.dtypes[0], "data")]
     if shape:
-        tensors.append(te.placeholder([extent(v) for v in shape], workload.dtypes[1], "weight"))
+        tensors.append(
+            te.placeholder([extent(v) for v in shape], dtype or workload.dtypes[1], "weight")
+        )
     return tensors
 
 
