@@ -18,6 +18,8 @@ from targets.spec import TargetSpec
 
 #: Names of TVM's compute definitions that end in a digit of their own.
 NAMES_WITH_DIGITS = frozenset({"log2", "log10", "atan2", "expm1", "log1p"})
+#: Last stages of our own definitions, which later become part of the epilogue.
+STAGES = frozenset({"crop", "output_transform"})
 #: What TVM calls by a name that says nothing.
 ANONYMOUS = {"compute": "clip", "PadInput": "pad", "fast_exp": "exp", "fast_tanh": "tanh",
              "fast_erf": "erf"}  # fmt: skip
@@ -109,7 +111,7 @@ def operator_names(sch: Schedule) -> tuple[str, ...]:
             hint = re.sub(r"(_?\d+)+$", "", hint)
         hint = "reduce" if hint.endswith("_red") else ANONYMOUS.get(hint, hint)
         role = dict(node.annotations.items()).get("tilewright.role")
-        if role is None and hint != "crop":
+        if role is None and hint not in STAGES:
             names.append(hint)
     return tuple(names)
 
