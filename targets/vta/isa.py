@@ -8,16 +8,20 @@ datapath does the same with whole arrays and is tested against it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from enum import IntEnum
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from targets.errors import TargetError
 from targets.vta.config import IMMEDIATE_BITS, INSTRUCTION_BYTES, LOOP_BITS, UOP_BYTES, VtaConfig
 
 if TYPE_CHECKING:
-    from targets.vta.memories import Memories
+    import numpy as np
+    import numpy.typing as npt
+
+    Values = npt.NDArray[np.int64]
 
 
 class Memory(IntEnum):
@@ -49,6 +53,35 @@ class Stage(IntEnum):
     LOAD = 0
     COMPUTE = 1
     STORE = 2
+
+
+class Machine(Protocol):
+    """What an instruction works on; `targets.vta.memories.Memories` is the plain one.
+
+    `inp`, `wgt` and `acc` are indexed by element first.
+    """
+
+    inp: Values
+    wgt: Values
+    acc: Values
+
+    def uops(self, begin: int, end: int) -> Iterator[Uop]:
+        """The micro-ops of a window."""
+
+    def load(self, memory: Memory, at: int, element: int | None) -> None:
+        """Fill one on-chip element from DRAM; zeros if `element` is None."""
+
+    def store(self, at: int, element: int) -> None:
+        """Write one element of OUT to DRAM."""
+
+    def write(self, dst: int, value: Values) -> None:
+        """Write an accumulator, wrapped to 32 bits, and its low bits to OUT."""
+
+    def minimum(self, left: Any, right: Any) -> Values:
+        """The smaller of each two values."""
+
+    def maximum(self, left: Any, right: Any) -> Values:
+        """The larger of each two values."""
 
 
 class BitField(NamedTuple):
@@ -114,7 +147,7 @@ class Instruction:
         """Whether it does nothing but take and give tokens."""
         return False
 
-    def execute(self, memories: Memories) -> None:
+    def execute(self, memories: Machine) -> None:
         """Do what the instruction does, on `memories`; tokens are the queues' business."""
         raise NotImplementedError
 
@@ -184,7 +217,7 @@ class Load(_Transfer):
             return Stage.COMPUTE
         return None
 
-    def execute(self, memories: Memories) -> None:
+    def execute(self, memories: Machine) -> None:
         """Fill the on-chip memory."""
         if self.is_noop:
             return
@@ -209,7 +242,7 @@ class Store(_Transfer):
         """Always store."""
         return Stage.STORE
 
-    def execute(self, memories: Memories) -> None:
+    def execute(self, memories: Machine) -> None:
         """Write the rows to DRAM."""
         for y in range(self.y_size if self.x_size else 0):
             for x in range(self.x_size):
@@ -264,7 +297,7 @@ class Gemm(_Loops):
     wgt_out: int = bits("wgt_index_bits")
     wgt_in: int = bits("wgt_index_bits")
 
-    def execute(self, memories: Memories) -> None:
+    def execute(self, memories: Machine) -> None:
         """Multiply and add, or reset."""
         for y in range(self.iter_out):
             for x in range(self.iter_in):
@@ -295,7 +328,7 @@ class Alu(_Loops):
     use_imm: bool = bits(1, flag=True)
     imm: int = bits(IMMEDIATE_BITS, signed=True)
 
-    def execute(self, memories: Memories) -> None:
+    def execute(self, memories: Machine) -> None:
         """Apply the operation."""
         for y in range(self.iter_out):
             for x in range(self.iter_in):
@@ -325,7 +358,7 @@ class Finish(Instruction):
     opcode: ClassVar[int] = 3
     mnemonic: ClassVar[str] = "FINISH"
 
-    def execute(self, memories: Memories) -> None:
+    def execute(self, memories: Machine) -> None:
         """Nothing: the queues see to it."""
         del memories
 
