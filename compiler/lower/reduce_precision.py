@@ -83,6 +83,7 @@ def reduce_precision(module: IRModule, table: ParameterTable) -> tuple[IRModule,
     function = rewriter.rewrite(main)
     result = module.clone()
     result.update_func(variable, function)
+    result = relax.transform.CanonicalizeBindings()(result)
     return relax.transform.DeadCodeElimination(["main"])(result), plan.summary
 
 
@@ -301,7 +302,7 @@ class _Rewriter:
             return relax.Tuple([self._wide(v) for v in expr.fields])
         if not isinstance(expr, relax.Var):
             return expr
-        if expr in self.plan.stored and _is_float(expr):
+        if _is_float(expr) and (expr in self.plan.stored or expr not in self.high):
             return self.builder.emit(relax.op.astype(self._narrow(expr), HIGH))
         return self.high.get(expr, expr)
 
