@@ -7,11 +7,11 @@ from functools import partial
 from typing import Any
 
 from compiler.compress.operators import PREFIX, attributes_of
-from compiler.lower.graph import operator_name
+from compiler.lower.graph import is_constant, operator_name, shape_of
 from schedules.cpu.compute import integers
 
-#: TVM's fusion pattern of elementwise functions whose operands broadcast.
-BROADCAST = 1
+#: TVM's fusion patterns of functions whose operands all have the result's shape, and of others.
+ELEMENTWISE, BROADCAST = 0, 1
 
 
 def _requantize(*operands: Any, **attributes: Any) -> Any:
@@ -35,11 +35,15 @@ COMPUTE: dict[str, Callable[..., Any]] = {
 def legalize(bb: Any, call: Any, _original: Any) -> Any:
     """A call of an integer operator as a call of its definition, which fuses behind kernels."""
     name = operator_name(call).removeprefix(PREFIX)
+    # TVM calls an operand elementwise by its type only, and here the dtype differs. Constants
+    # that broadcast are no hindrance.
+    shapes = [shape_of(v) for v in call.args if not is_constant(v)]
+    same = all(shape == shape_of(call) for shape in shapes)
     return bb.call_te(
         partial(COMPUTE[name], **attributes_of(call)),
         *call.args,
         primfunc_name_hint=name,
-        primfunc_attrs={"op_pattern": BROADCAST},
+        primfunc_attrs={"op_pattern": ELEMENTWISE if same else BROADCAST},
     )
 
 

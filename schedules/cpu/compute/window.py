@@ -92,7 +92,7 @@ def pool2d(
     out_h, out_w = extents
     fill = 0.0
     if kind == "max":
-        fill = float("-inf") if "float" in str(data.dtype) else tirx.min_value(data.dtype)
+        fill = float("-inf") if "float" in str(data.dtype) else int(np.iinfo(str(data.dtype)).min)
     source = _pad_for(data, geometry, (out_h, out_w), kernel, fill)
     y = te.reduce_axis((0, kernel[0]), "kh")
     x = te.reduce_axis((0, kernel[1]), "kw")
