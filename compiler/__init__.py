@@ -17,16 +17,29 @@ from compiler._version import __version__
 
 if TYPE_CHECKING:
     from compiler.api import compile, load, tune_model  # noqa: A004 - the name users expect
+    from compiler.compress.plan import CompressionPlan
+    from compiler.compress.recipe import Quantize
     from compiler.package import Bundle
     from compiler.tune.options import Tune
 
-__all__ = ["Bundle", "Tune", "__version__", "compile", "load", "tune_model"]
+__all__ = [
+    "Bundle",
+    "CompressionPlan",
+    "Quantize",
+    "Tune",
+    "__version__",
+    "compile",
+    "load",
+    "tune_model",
+]
 
 _HOME = {
     "compile": "compiler.api",
     "load": "compiler.api",
     "tune_model": "compiler.api",
     "Bundle": "compiler.package",
+    "CompressionPlan": "compiler.compress.plan",
+    "Quantize": "compiler.compress.recipe",
     "Tune": "compiler.tune.options",
 }
 

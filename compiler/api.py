@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,18 @@ from compiler.options import (
 from compiler.package import Bundle, read_bundle
 from compiler.package.atomic import PrivateFolder
 from compiler.package.bundle import compare_arrays
+from compiler.quantization import (
+    QUANTIZED_TOLERANCE,
+    Metric,
+    QuantizeOption,
+    Request,
+    describe,
+    float_model,
+    golden_outputs,
+    make_plan,
+    metric_of,
+    read_request,
+)
 from compiler.report import Report, compare
 from compiler.report import measure as measure_report
 from compiler.runtime.threads import check_threads, use_threads
@@ -66,6 +79,9 @@ def compile(  # noqa: A001 - the name users expect
     precision: str = "float32",
     require_tuned: float | None = None,
     on_tune: Listener | None = None,
+    quantize: QuantizeOption = None,
+    calibration: Iterable[Any] | None = None,
+    evaluate: Metric | None = None,
 ) -> Bundle:
     """Compile a trained model.
 
@@ -88,7 +104,8 @@ def compile(  # noqa: A001 - the name users expect
         threads: Threads that the model is to run on.
         measure: Measure the latency report. Without it, `Bundle.report` is None.
         tolerance: Largest error against PyTorch on the example inputs that is accepted,
-            relative to the largest magnitude of an output; by default 0.01, in bfloat16 0.05.
+            relative to the largest magnitude of an output; by default 0.01, in bfloat16 0.05,
+            quantized 0.5, which only tells nonsense: give `evaluate` to judge accuracy.
             Integer outputs are left out.
         progress: Called as ``progress(stage, step)`` when a step begins.
         tune: Search for faster kernels first, and keep them as records: a time such as
@@ -101,12 +118,20 @@ def compile(  # noqa: A001 - the name users expect
         require_tuned: Share, 0 to 1, of the FLOPs of kernels that can be tuned that must run
             on records.
         on_tune: Called with each event of the search; see `compiler.tune.events`.
+        quantize: ``"int8"``, a `Quantize` with options, or a plan (an object or the path of
+            its ``.json`` file) made before. None leaves the model as it is.
+        calibration: Inputs like those that the model will meet, some hundred, each as in
+            `example_inputs`; batches of several are taken apart. Needed to make a plan.
+        evaluate: A metric: called with something that runs the model, as ``run(*inputs)``, it
+            returns a number. It is taken in PyTorch and quantized, for the report.
 
     Raises:
         TargetError: The target is unknown, damaged or not available yet, or this machine
             cannot run its code and `measure` is set.
         InputError: The example inputs do not fit the model, `threads` cannot be had, or an
-            option has no meaning.
+            option has no meaning; the metric fails or gives no number.
+        CalibrationError: There are no calibration samples, or they do not do.
+        PlanError: The plan is damaged, or for another model.
         TuneOptionError: `tune` has no meaning.
         StoreError: The records cannot be read, or a search could not write them.
         NotTunedError: Less than `require_tuned` runs on records; the kernels without one are
@@ -124,9 +149,20 @@ def compile(  # noqa: A001 - the name users expect
     search = Tune.parse(tune)
     precision = read_precision(precision)
     required = read_required(require_tuned)
+    request = read_request(
+        quantize, calibration, evaluate,
+        precision=precision, tuning=search is not None,
+        dynamic=dynamic_batch or dynamic_shapes is not None,
+    )  # fmt: skip
     if tolerance is None:
-        tolerance = TOLERANCES[precision]
+        tolerance = TOLERANCES[precision] if request is None else QUANTIZED_TOLERANCE
     spec = choose_target(target, measure=measure)
+    if evaluate is not None and missing_features(spec):
+        raise InputError(
+            f"this machine cannot run code for {spec.name}, so that evaluate has nothing to run",
+            where="evaluate",
+            hint="leave it out, or compile where the code runs",
+        )
     if search is not None:
         check_measurable(spec, search, threads)
     store = open_records(records, search)
@@ -148,8 +184,16 @@ def compile(  # noqa: A001 - the name users expect
             )  # fmt: skip
         if result.interrupted:
             raise KeyboardInterrupt
+    plan, calibrated, golden = None, None, expected
+    if request is not None:
+        with _as_compile_error("compress", spec):
+            plan, calibrated = make_plan(request, imported, spec, log)
+            if not runs_here:
+                golden = golden_outputs(imported, spec, plan, source, log)
     with _as_compile_error("lower", spec):
-        lowered = lower(imported, spec, log, select=store.selector(threads), precision=precision)
+        lowered = lower(
+            imported, spec, log, select=store.selector(threads), precision=precision, plan=plan
+        )
     require_tuned_share(lowered.kernels, required, target=spec, precision=precision, records=store)
     with _workdir() as workdir:
         with _as_compile_error("build", spec):
@@ -159,10 +203,12 @@ def compile(  # noqa: A001 - the name users expect
                 built,
                 source.tensors(),
                 threads=threads,
-                reference=None if runs_here else expected,
-                precision=precision,
+                reference=None if runs_here else golden,
+                precision=precision if plan is None else "int8",
+                plan=plan,
             )
     _check_error(bundle, expected, tolerance)
+    metrics = _metrics(request, source, bundle, log)
     if measure:
         with log.time("report", "measure"):
             bundle.report = measure_report(
@@ -176,8 +222,18 @@ def compile(  # noqa: A001 - the name users expect
                 sizes={"parameters": bundle.parameter_bytes, "library": bundle.library_bytes},
                 numerical_error=compare(bundle.golden.outputs, expected),
                 threads=threads,
-                precision=precision,
+                precision=bundle.manifest.precision,
             )
+        if plan is not None:
+            bundle.report = replace(
+                bundle.report,
+                quantization=describe(
+                    plan, calibrated, imported,
+                    parameter_bytes=bundle.parameter_bytes,
+                    golden_sha256=bundle.manifest.golden_sha256,
+                    metrics=metrics,
+                ),
+            )  # fmt: skip
     bundle.set_stages(log.records)
     return bundle
 
@@ -309,6 +365,19 @@ def _import(
         log=log,
     )
     return source, imported
+
+
+def _metrics(
+    request: Request | None, source: Source, bundle: Bundle, log: StageLog
+) -> tuple[float, ...]:
+    """The user's metric before and after quantization; nothing without one."""
+    if request is None or request.evaluate is None:
+        return ()
+    with log.time("compress", "metric in PyTorch"):
+        before = metric_of(request.evaluate, float_model(source), "the float32 model")
+    with log.time("compress", "metric quantized"):
+        after = metric_of(request.evaluate, bundle, "the quantized model")
+    return before, after
 
 
 class _Log(StageLog):

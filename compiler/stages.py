@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     Array = npt.NDArray[Any]
     Arrays = Mapping[str, npt.NDArray[np.generic]]
 
-STAGES = ("frontend", "lower", "tune", "build", "package", "report")
+STAGES = ("frontend", "compress", "lower", "tune", "build", "package", "report")
 
 
 @dataclass(frozen=True, slots=True)

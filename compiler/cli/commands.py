@@ -71,7 +71,7 @@ _bundle_argument = click.argument("bundle", type=click.Path(path_type=Path))
     "--tolerance",
     type=click.FloatRange(min=0),
     help="Largest accepted error against PyTorch, relative to an output's largest magnitude; by "
-    "default 0.01, in bfloat16 0.05.",
+    "default 0.01, in bfloat16 0.05, quantized 0.5.",
 )
 @click.option(
     "--tune",
@@ -83,6 +83,31 @@ _bundle_argument = click.argument("bundle", type=click.Path(path_type=Path))
 @records_option
 @click.option(
     "--no-records", is_flag=True, help="Look at no tuning records: every kernel is a default."
+)
+@click.option(
+    "--quantize",
+    metavar="int8|PLAN",
+    help="Quantize to 8-bit integers: int8 makes a plan from --calibration; a plan's .json file "
+    "applies that.",
+)
+@click.option(
+    "--calibration",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="Inputs to quantize by: an .npy or .npz file with all samples along the first axis, or "
+    "a folder of such files.",
+)
+@click.option(
+    "--keep",
+    multiple=True,
+    metavar="LAYER",
+    help="A module path that stays in float32; may be given several times.",
+)
+@click.option(
+    "--save-plan",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="Write the plan, which can be edited and given to --quantize.",
 )
 @click.option(
     "--require-tuned",
@@ -111,6 +136,10 @@ def compile_(
     tune_text: str | None,
     records: Path | None,
     no_records: bool,
+    quantize: str | None,
+    calibration: Path | None,
+    keep: tuple[str, ...],
+    save_plan: Path | None,
     require_tuned: float | None,
 ) -> None:
     """Compile MODEL into a bundle.
@@ -120,6 +149,8 @@ def compile_(
     """
     from compiler.api import choose_target
     from compiler.api import compile as compile_model
+    from compiler.compress.recipe import Quantize
+    from compiler.compress.samples import open_calibration
     from compiler.options import open_records
     from compiler.package.atomic import check_destination
     from compiler.package.manifest import MANIFEST
@@ -130,6 +161,13 @@ def compile_(
     if no_records and (records is not None or tune_text is not None):
         raise click.UsageError("--no-records excludes --records and --tune")
     tune = Tune.parse(tune_text)
+    recipe = Quantize.parse(quantize)
+    if keep and not isinstance(recipe, Quantize):
+        raise click.UsageError("--keep belongs to --quantize int8")
+    if isinstance(recipe, Quantize):
+        recipe = dataclasses.replace(recipe, keep=keep)
+    if save_plan is not None and recipe is None:
+        raise click.UsageError("--save-plan belongs to --quantize")
     spec = choose_target(target_argument(target), measure=measure)
     given = read_inputs(inputs)
     # Before the minutes of work, not after.
@@ -137,6 +175,8 @@ def compile_(
         check_destination(output, folder_if=MANIFEST if folder else None)
     if html is not None:
         check_destination(html)
+    if save_plan is not None:
+        check_destination(save_plan)
     if given.describe():
         session.message(f"note: {given.describe()}")
     store = open_records(False if no_records else records, tune)
@@ -168,6 +208,8 @@ def compile_(
                     precision=precision,
                     require_tuned=require_tuned,
                     on_tune=on_tune,
+                    quantize=recipe,
+                    calibration=None if calibration is None else open_calibration(calibration),
                 )
             except NotTunedError as error:
                 same = model_arguments(inputs, weights, threads, dynamic_batch=dynamic_batch)
@@ -176,6 +218,8 @@ def compile_(
         path = bundle.save(output or Path(f"{_file_name(bundle.name)}.tw"), folder=folder)
         if html is not None and bundle.report is not None:
             bundle.report.to_html(html)
+        if save_plan is not None and bundle.plan is not None:
+            bundle.plan.save(save_plan)
     size = _size_of(path)
     if session.json:
         session.document(

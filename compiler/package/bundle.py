@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,6 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from compiler.compress.plan import CompressionPlan
 from compiler.errors import FileError, VerificationError
 from compiler.package.archive import Contents, read_contents, write_zip
 from compiler.package.atomic import PrivateFolder, file_error, write_file, write_folder
@@ -19,6 +21,7 @@ from compiler.package.manifest import (
     LIBRARY,
     MANIFEST,
     PARAMETERS,
+    PLAN,
     REPORT,
     Manifest,
     Member,
@@ -44,7 +47,9 @@ if TYPE_CHECKING:
 #: Largest difference from the golden outputs, relative to an output's largest magnitude.
 GOLDEN_TOLERANCE = 1e-5
 #: The same where the golden outputs are PyTorch's own, by the precision compiled in.
-REFERENCE_TOLERANCES: Mapping[str, float] = MappingProxyType({"float32": 1e-3, "bfloat16": 5e-2})
+REFERENCE_TOLERANCES: Mapping[str, float] = MappingProxyType(
+    {"float32": 1e-3, "bfloat16": 5e-2, "int8": 1e-3}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +69,15 @@ class Verification:
         max_rel_error: Largest difference over the largest magnitude in that output.
         tolerance: What `max_rel_error` may be at most.
         outputs: How many outputs were compared.
+        same_bits: Whether the outputs of a quantized model are the golden ones bit for bit;
+            None for other models.
     """
 
     max_abs_error: float
     max_rel_error: float
     tolerance: float
     outputs: int
+    same_bits: bool | None = None
 
 
 class Bundle:
@@ -84,6 +92,7 @@ class Bundle:
         golden: Inputs and outputs of the self-test.
         report: The latency report, None if nothing was measured.
         threads: Threads that it runs on.
+        plan: What was quantized, and how; None if nothing was.
     """
 
     def __init__(
@@ -95,10 +104,12 @@ class Bundle:
         *,
         report: ReportLike | None = None,
         threads: int | None = None,
+        plan: CompressionPlan | None = None,
     ) -> None:
         self.manifest = manifest
         self.parameters = {name: aligned(array) for name, array in parameters.items()}
         self.report = report
+        self.plan = plan
         self.threads = check_threads(manifest.threads if threads is None else threads)
         self._golden = golden
         self._library = library
@@ -115,6 +126,7 @@ class Bundle:
         threads: int = 1,
         reference: Sequence[Array] | None = None,
         precision: str = "float32",
+        plan: CompressionPlan | None = None,
     ) -> Bundle:
         """Package what the build stage gave, and record the golden pair by running it once.
 
@@ -126,6 +138,7 @@ class Bundle:
             reference: Outputs to take for golden ones instead, with a wider tolerance: for a
                 target whose code this machine cannot run.
             precision: That it was compiled in.
+            plan: What was quantized.
 
         Raises:
             InputError: The example inputs do not fit, or `threads` cannot be had.
@@ -159,13 +172,15 @@ class Bundle:
             kernels=built.kernels,
             stages=tuple(stages),
         )
-        bundle = cls(manifest, library, built.parameters, None)
+        bundle = cls(manifest, library, built.parameters, None, plan=plan)
         inputs = tuple(map(_own_copy, example_inputs))
         outputs = bundle._outputs(inputs) if reference is None else tuple(reference)
         where = f"{built.name}: the outputs"
         specs = [replace(spec, name=f"{i}") for i, spec in enumerate(built.outputs)]
         match_tensors({f"{i}": array for i, array in enumerate(outputs)}, specs, where)
         bundle._golden = GoldenPair(inputs, outputs)
+        if plan is not None:
+            bundle.manifest = replace(manifest, golden_sha256=outputs_sha256(outputs))
         return bundle
 
     def _outputs(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
@@ -289,7 +304,9 @@ class Bundle:
                     "report a bug",
                 )
             worst_abs, worst_rel = max(worst_abs, largest), max(worst_rel, relative)
-        return Verification(worst_abs, worst_rel, tolerance, len(outputs))
+        wanted = self.manifest.golden_sha256
+        same = outputs_sha256(outputs) == wanted if wanted else None
+        return Verification(worst_abs, worst_rel, tolerance, len(outputs), same)
 
     def set_stages(self, stages: Sequence[StageRecord]) -> None:
         """Replace the record of what the stages did."""
@@ -321,6 +338,8 @@ class Bundle:
         }
         if self.report is not None:
             data[REPORT] = self.report.to_json().encode("utf-8")
+        if self.plan is not None:
+            data[PLAN] = self.plan.to_json().encode("utf-8")
         described = {name: Member.of(content) for name, content in data.items()}
         return {MANIFEST: dump_manifest(self.manifest, described), **data}
 
@@ -379,8 +398,17 @@ def read_bundle(
     report = None
     if read_report is not None and REPORT in contents.data:
         report = read_report(contents.data[REPORT].decode("utf-8"))
+    plan = None
+    if PLAN in contents.data:
+        plan = CompressionPlan.from_json(contents.data[PLAN].decode("utf-8"), f"{path}: {PLAN}")
     return Bundle(
-        manifest, contents.data[LIBRARY], parameters, golden, report=report, threads=threads
+        manifest,
+        contents.data[LIBRARY],
+        parameters,
+        golden,
+        report=report,
+        threads=threads,
+        plan=plan,
     )
 
 
@@ -408,6 +436,17 @@ def _read_golden(contents: Contents, where: str) -> GoldenPair:
     arrays = list(match_tensors(load_tensors(contents.data[GOLDEN], where), specs, where).values())
     count = len(manifest.inputs)
     return GoldenPair(tuple(arrays[:count]), tuple(arrays[count:]))
+
+
+def outputs_sha256(outputs: Sequence[Array]) -> str:
+    """Hash of arrays: their dtypes, shapes and bytes, in order."""
+    import numpy as np
+
+    digest = hashlib.sha256()
+    for array in outputs:
+        digest.update(f"{array.dtype.name}{list(array.shape)}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
 
 
 def compare_arrays(got: Array, want: Array) -> tuple[float, float]:
@@ -444,6 +483,7 @@ __all__ = [
     "GoldenPair",
     "Verification",
     "compare_arrays",
+    "outputs_sha256",
     "read_bundle",
     "write_bundle",
 ]

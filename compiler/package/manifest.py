@@ -29,7 +29,8 @@ PARAMETERS = "parameters.safetensors"
 GOLDEN = "golden.safetensors"
 REPORT = "report.json"
 REQUIRED_MEMBERS = (LIBRARY, PARAMETERS, GOLDEN)
-OPTIONAL_MEMBERS = (REPORT,)
+PLAN = "plan.json"
+OPTIONAL_MEMBERS = (REPORT, PLAN)
 
 #: Bytes of one element of every dtype that a tensor in a bundle may have.
 DTYPE_BYTES: Mapping[str, int] = {
@@ -91,7 +92,10 @@ class Manifest:
             accepts, relative to the largest magnitude in the output. Integers must be equal.
         kernels: Every generated function.
         stages: What each stage did, with milliseconds.
-        precision: Of the heavy operators' inputs: ``float32`` or ``bfloat16``.
+        precision: Of the heavy operators' inputs: ``float32`` or ``bfloat16``; ``int8`` for a
+            quantized model.
+        golden_sha256: Hash of the golden outputs of a quantized model, which are the same bits
+            on every target; empty for others.
     """
 
     name: str
@@ -110,6 +114,7 @@ class Manifest:
     kernels: tuple[KernelInfo, ...]
     stages: tuple[StageRecord, ...]
     precision: str = "float32"
+    golden_sha256: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,6 +277,7 @@ __all__ = [
     "MANIFEST",
     "OPTIONAL_MEMBERS",
     "PARAMETERS",
+    "PLAN",
     "REPORT",
     "REQUIRED_MEMBERS",
     "SCHEMA",

@@ -19,7 +19,7 @@ from compiler.package.atomic import write_file
 from . import units
 from .model import Figure, KernelRow, ReportData
 from .plots import all_plots, kind_colours
-from .text import environment_line, gap_sentence, summary_rows
+from .text import environment_line, gap_sentence, quantization_rows, summary_rows
 
 _TITLES = {
     "plot-kernels": (
@@ -78,7 +78,7 @@ def html_page(report: ReportData) -> str:
         plots=sections,
         kernels=_kernel_table(report),
         coverage=_coverage_card(report),
-        compile_table=_compile_table(report),
+        compile_table=_quantization_card(report) + _compile_table(report),
         environment=_definition_list(_environment_rows(report)),
         summary=_summary_table(report),
         notes="".join(f"<li>{escape(note)}</li>" for note in report.notes),
@@ -298,6 +298,35 @@ def _coverage_card(report: ReportData) -> str:
         '<table class="coverage"><thead><tr><th>source</th><th class="number">kernels</th>'
         f'<th class="number">FLOPs {flops}</th><th class="number">time {share}</th>'
         f"</tr></thead><tbody>{body}</tbody></table>{misses}</div></section>"
+    )
+
+
+def _quantization_card(report: ReportData) -> str:
+    """What each layer became by quantization, and why; nothing for a model that is not."""
+    found = report.quantization
+    if found is None:
+        return ""
+    figures = "".join(
+        f"<tr><td>{escape(name)}</td><td>{escape(value)}</td><td>{_chip(label) if label else ''}"
+        "</td></tr>"
+        for name, value, label in quantization_rows(found)
+    )
+    layers = "".join(
+        f"<tr><td>{escape(row.name)}</td><td>{row.precision}</td><td>{escape(row.weight)}</td>"
+        f"{_cell('' if row.sqnr is None else f'{row.sqnr.value:.1f}')}"
+        f"{_cell('' if row.bytes_before is None else units.size(row.bytes_before))}"
+        f"{_cell('' if row.bytes_after is None else units.size(row.bytes_after))}"
+        f"<td>{escape(row.why)}</td></tr>"
+        for row in found.layers
+    )
+    return (
+        '<section class="card wide"><h2>Quantization</h2><div class="scroll">'
+        f'<table><tbody>{figures}</tbody></table><h2 class="next">What each layer got</h2>'
+        "<table><thead><tr><th>operator</th><th>precision</th><th>weight</th>"
+        f'<th class="number">SQNR dB {_chip("simulated")}</th>'
+        f'<th class="number">weight before {_chip("measured")}</th>'
+        '<th class="number">after</th><th>why</th></tr></thead>'
+        f"<tbody>{layers}</tbody></table></div></section>"
     )
 
 

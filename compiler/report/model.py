@@ -41,7 +41,8 @@ class Figure:
 
     Attributes:
         value: The number; NaN and infinities are allowed (an error of a broken net).
-        unit: ``ms``, ``B``, ``FLOP``, ``GFLOPS``, ``%``, ``calls`` or ``""`` for a plain number.
+        unit: ``ms``, ``B``, ``FLOP``, ``GFLOPS``, ``%``, ``dB``, ``calls`` or ``""`` for a plain
+            number.
         label: One of `LABELS`.
     """
 
@@ -243,6 +244,59 @@ class Accuracy:
 
 
 @dataclass(frozen=True, slots=True)
+class LayerRow:
+    """What one operator of the model became by quantization.
+
+    Attributes:
+        name: Its name in the plan.
+        kind: The operator.
+        precision: ``int8`` or ``float32``.
+        weight: How its weight is stored, such as ``int8/channel``; empty without one.
+        method: How the weight's scales were chosen.
+        why: Why it stays in float32; empty if it does not.
+        sqnr: Signal to quantization noise of its result, in a simulation; None for float32,
+            for results without noise, and where no samples were looked at.
+        bytes_before: Its weight in float32.
+        bytes_after: Its weight as integers, without scales.
+    """
+
+    name: str
+    kind: str
+    precision: str
+    weight: str
+    method: str
+    why: str
+    sqnr: Figure | None
+    bytes_before: Figure | None
+    bytes_after: Figure | None
+
+
+@dataclass(frozen=True, slots=True)
+class Quantization:
+    """What quantization did to the model.
+
+    Attributes:
+        recipe: The options, as the plan has them.
+        samples: Calibration samples; None if a plan was given.
+        layers: All operators, in order.
+        bytes_before: All parameters of the model as it came.
+        bytes_after: All parameters of the compiled model, scales and packing included.
+        metric_before: The user's metric in PyTorch; None without one.
+        metric_after: The user's metric on the compiled model.
+        golden_sha256: Hash of the golden outputs: the same on every target.
+    """
+
+    recipe: Mapping[str, Any]
+    samples: int | None
+    layers: tuple[LayerRow, ...]
+    bytes_before: Figure
+    bytes_after: Figure
+    metric_before: Figure | None
+    metric_after: Figure | None
+    golden_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
 class CompileStep:
     """One stage or pass of the compilation."""
 
@@ -260,7 +314,8 @@ class ReportData:
         model: Name of the model.
         target: Name of the target it was compiled for.
         target_title: The target in words.
-        precision: Of the heavy operators' inputs: ``float32`` or ``bfloat16``.
+        precision: Of the heavy operators' inputs: ``float32``, ``bfloat16``, or ``int8`` for
+            a quantized model.
         inputs: One line for each input: name, dtype, shape.
         outputs: The same for the outputs.
         environment: Machine, versions and date.
@@ -283,6 +338,7 @@ class ReportData:
         accuracy: Against PyTorch, None if it was not compared.
         compile_steps: What the compiler did and how long it took.
         notes: Remarks on the measurement, in sentences.
+        quantization: What quantization did; None if nothing is quantized.
     """
 
     model: str
@@ -307,6 +363,7 @@ class ReportData:
     accuracy: Accuracy | None
     compile_steps: tuple[CompileStep, ...]
     notes: tuple[str, ...] = ()
+    quantization: Quantization | None = None
 
     @property
     def fallbacks(self) -> tuple[KernelRow, ...]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from compiler.coverage import choice_text
 
 from . import units
-from .model import Figure, KernelRow, ReportData
+from .model import Figure, KernelRow, Quantization, ReportData
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -58,6 +58,8 @@ def renderables(
     if any(row.fallback for row in report.kernels):
         yield _fallbacks(report)
     yield _kinds(report)
+    if report.quantization is not None:
+        yield _quantization(report.quantization)
     if report.compile_steps:
         yield _compile_steps(report)
     if report.notes:
@@ -187,6 +189,57 @@ def coverage_summary(report: ReportData) -> list[tuple[str, str, str]]:
         text = f"{units.percent(missed)} of time, {units.kernels(len(report.misses))}"
         rows.append(("could be tuned, no record", text, missed.label))
     return rows
+
+
+def quantization_rows(found: Quantization) -> list[tuple[str, str, str]]:
+    """Name, value and label of the figures of quantization; text and HTML share them."""
+    integers = sum(row.precision == "int8" for row in found.layers)
+    before, after = found.bytes_before, found.bytes_after
+    share = Figure.measured(100 * after.value / before.value if before.value else 0.0, "%")
+    rows = [
+        ("operators on int8", f"{integers} of {len(found.layers)}", "measured"),
+        (
+            "parameters",
+            f"{units.size(after)} from {units.size(before)} ({units.percent(share)})",
+            after.label,
+        ),
+    ]
+    if found.metric_before is not None and found.metric_after is not None:
+        old, new = found.metric_before.value, found.metric_after.value
+        rows.append(
+            (
+                "metric, before and after",
+                f"{old:.6g} and {new:.6g} ({new - old:+.4g})",
+                found.metric_after.label,
+            )
+        )
+    else:
+        rows.append(("metric, before and after", "no metric was given (evaluate)", ""))
+    if found.samples is not None:
+        rows.append(("calibration samples", f"{found.samples}", "measured"))
+    rows.append(("SHA-256 of the golden outputs", found.golden_sha256, "measured"))
+    return rows
+
+
+def _quantization(found: Quantization) -> RenderableType:
+    from rich.console import Group
+
+    figures = _table("Quantization")
+    figures.add_column("figure")
+    figures.add_column("value", overflow="fold")
+    figures.add_column("label", style="dim")
+    for name, value, label in quantization_rows(found):
+        figures.add_row(_plain(name), _plain(value), label)
+    layers = _table("What each layer got (SQNR simulated)")
+    layers.add_column("operator", overflow="fold")
+    layers.add_column("precision")
+    layers.add_column("weight")
+    layers.add_column("SQNR dB", justify="right")
+    layers.add_column("why", overflow="fold")
+    for row in found.layers:
+        noise = "" if row.sqnr is None else f"{row.sqnr.value:.1f}"
+        layers.add_row(_plain(row.name), row.precision, row.weight, noise, _plain(row.why))
+    return Group(figures, layers)
 
 
 def _summary(report: ReportData) -> Table:

@@ -1,0 +1,306 @@
+"""Quantization as a user asks for it: options, samples and metric, to a plan and its figures."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from compiler.compress.plan import CompressionPlan, OperatorPlan, model_identity
+from compiler.compress.recipe import Quantize
+from compiler.errors import CalibrationError, InputError, TilewrightError
+from compiler.report.model import Figure, LayerRow
+from compiler.report.model import Quantization as QuantizationReport
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from compiler.compress.calibrate import Calibration
+    from compiler.source import Source
+    from compiler.stages import Imported, StageLog
+    from targets.spec import TargetSpec
+
+    Array = npt.NDArray[np.generic]
+
+#: What `compile(quantize=...)` takes.
+QuantizeOption: TypeAlias = "str | Path | Quantize | CompressionPlan | None"
+#: A user's metric: takes something that runs the model, gives a number.
+Metric: TypeAlias = "Callable[[Callable[..., Any]], float]"
+#: Largest error against PyTorch in float32 that is accepted by default: a check against
+#: nonsense. Whether int8 is accurate enough only a metric can say.
+QUANTIZED_TOLERANCE = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What was asked for.
+
+    Attributes:
+        recipe: Options to make a plan by; None if there is one.
+        plan: A plan that was given.
+        calibration: Samples to make a plan of.
+        evaluate: The user's metric, None for none.
+    """
+
+    recipe: Quantize | None
+    plan: CompressionPlan | None
+    calibration: Iterable[Any] | None
+    evaluate: Metric | None
+
+
+def read_request(
+    quantize: QuantizeOption,
+    calibration: Iterable[Any] | None,
+    evaluate: Metric | None,
+    *,
+    precision: str,
+    tuning: bool,
+    dynamic: bool,
+) -> Request | None:
+    """Check the options against each other before any work is done.
+
+    Raises:
+        InputError: They contradict each other, or have no meaning.
+        CalibrationError: There are no samples, or sizes vary.
+        PlanError: The plan's file is damaged.
+        FileError: It cannot be read.
+    """
+    if quantize is None:
+        if calibration is not None or evaluate is not None:
+            given = "calibration" if calibration is not None else "evaluate"
+            raise InputError(
+                f"{given} was given, but nothing is to be quantized",
+                where=given,
+                hint='add quantize="int8", or leave it out',
+            )
+        return None
+    if isinstance(quantize, CompressionPlan):
+        recipe, plan = None, quantize
+    else:
+        parsed = Quantize.parse(quantize)
+        recipe = parsed if isinstance(parsed, Quantize) else None
+        plan = CompressionPlan.load(parsed) if isinstance(parsed, Path) else None
+    if precision != "float32":
+        raise InputError(
+            f"quantize excludes precision={precision!r}: what is not int8 stays float32",
+            where="precision",
+            hint="leave one of them out",
+        )
+    if tuning:
+        raise InputError(
+            "a search tunes float32 and bfloat16 kernels, not int8 ones, in this release",
+            where="tune",
+            hint="leave out tune, or quantize",
+        )
+    if evaluate is not None and not callable(evaluate):
+        raise InputError(
+            f"evaluate is a {type(evaluate).__name__}, not a function",
+            where="evaluate",
+            hint="give a function that takes run(*inputs) and returns a number",
+        )
+    if dynamic:
+        raise CalibrationError(
+            "static quantization needs fixed sizes, and some are to vary",
+            where="quantize",
+            hint="leave out dynamic_shapes and dynamic_batch",
+        )
+    if recipe is not None and calibration is None:
+        raise CalibrationError(
+            "there are no calibration samples, and the ranges of activations come from them",
+            where="calibration",
+            hint="give calibration=, some hundred inputs like those that the model will meet "
+            "(--calibration FILE on the command line)",
+        )
+    if plan is not None and calibration is not None:
+        raise InputError(
+            "a plan has its ranges already, and calibration was given, too",
+            where="calibration",
+            hint='leave it out, or give quantize="int8" to make a new plan',
+        )
+    return Request(recipe, plan, calibration, evaluate)
+
+
+def make_plan(
+    request: Request, imported: Imported, target: TargetSpec, log: StageLog
+) -> tuple[CompressionPlan, Calibration | None]:
+    """The plan that was given, checked against the model, or a new one.
+
+    Raises:
+        PlanError: The plan is for another model.
+        CalibrationError: The samples do not do.
+        InputError: An option names a layer that there is not.
+    """
+    from compiler.compress.calibrate import calibrate
+    from compiler.compress.samples import check_static, read_samples
+    from compiler.lower.plain import plain_graph_of
+
+    check_static(imported.inputs)
+    identity = model_identity(
+        imported.name, imported.parameters, [(s.name, s.shape, s.dtype) for s in imported.inputs]
+    )
+    if request.plan is not None:
+        with log.time("compress", "read the plan") as detail:
+            remark = request.plan.check_model(identity)
+            if remark:
+                warnings.warn(remark, UserWarning, stacklevel=4)
+                detail.append(remark)
+        return request.plan, None
+    if request.recipe is None or request.calibration is None:
+        raise InputError("there is neither a plan nor calibration", where="quantize")
+    with log.time("compress", "plain graph"):
+        graph = plain_graph_of(imported, target)
+    with log.time("compress", "calibrate") as detail:
+        samples = read_samples(request.calibration, imported.inputs, request.recipe.samples)
+        result = calibrate(graph, identity, samples, request.recipe)
+        integers = len(result.plan.quantized())
+        detail.append(
+            f"{result.samples} samples; {integers} of {len(result.plan.operators)} operators int8"
+        )
+        detail.extend(result.notes)
+    return result.plan, result
+
+
+def metric_of(evaluate: Metric, run: Callable[..., Any], what: str) -> float:
+    """The user's metric.
+
+    Args:
+        evaluate: The metric.
+        run: Runs the model.
+        what: Which model, for errors.
+
+    Raises:
+        InputError: It raises, or gives no finite number.
+        TilewrightError: As `run` does.
+    """
+    try:
+        value = evaluate(run)
+    except TilewrightError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"the metric failed on {what}: {type(error).__name__}: {error}",
+            where="evaluate",
+            hint="call it with the model itself to see the whole error",
+        ) from error
+    try:
+        number = float(value)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"the metric gave a {type(value).__name__} for {what}, not a number",
+            where="evaluate",
+            hint="return one number, such as the share of right answers",
+        ) from error
+    if not math.isfinite(number):
+        raise InputError(
+            f"the metric gave {number} for {what}",
+            where="evaluate",
+            hint="return a finite number; look at the samples that it is computed from",
+        )
+    return number
+
+
+def float_model(source: Source) -> Callable[..., Any]:
+    """Runs the model in PyTorch as a bundle does: NumPy or PyTorch in, the same out."""
+    import numpy as np
+    import torch
+    from torch.utils import _pytree as pytree
+
+    from compiler.frontend.export import inference_mode
+
+    program = isinstance(source.model, torch.export.ExportedProgram)
+    call = source.model.module() if program else source.model
+
+    def run(*inputs: Any, **named: Any) -> Any:
+        arrays = any(isinstance(v, np.ndarray) for v in (*inputs, *named.values()))
+        args, kwargs = pytree.tree_map_only(np.ndarray, torch.from_numpy, (inputs, named))
+        with torch.no_grad(), nullcontext() if program else inference_mode(source.model):
+            result = call(*args, **kwargs)
+        leaves = [v for v in pytree.tree_leaves(result) if isinstance(v, torch.Tensor)]
+        values = tuple(v.numpy() if arrays else v for v in leaves)
+        return values[0] if len(values) == 1 else values
+
+    return run
+
+
+def golden_outputs(
+    imported: Imported,
+    target: TargetSpec,
+    plan: CompressionPlan,
+    source: Source,
+    log: StageLog,
+) -> tuple[Array, ...]:
+    """The NumPy reference's outputs for the example inputs, for code that cannot run here."""
+    from compiler.lower.plain import reference_outputs
+    from compiler.runtime.tensors import torch_to_numpy
+
+    with log.time("compress", "reference outputs"):
+        inputs = [torch_to_numpy(value) for value in source.tensors()]
+        return reference_outputs(imported, target, plan, inputs)
+
+
+def describe(
+    plan: CompressionPlan,
+    calibration: Calibration | None,
+    imported: Imported,
+    *,
+    parameter_bytes: int,
+    golden_sha256: str,
+    metrics: Sequence[float],
+) -> QuantizationReport:
+    """The section of the report.
+
+    Args:
+        plan: What was applied.
+        calibration: How it was made, None if it was given.
+        imported: The model before.
+        parameter_bytes: Of the compiled model.
+        golden_sha256: Hash of the golden outputs.
+        metrics: The user's metric before and after; empty without one.
+    """
+    before = sum(array.nbytes for array in imported.parameters.values())
+    return QuantizationReport(
+        recipe=plan.recipe,
+        samples=None if calibration is None else calibration.samples,
+        layers=tuple(_layer(name, op, imported) for name, op in plan.operators.items()),
+        bytes_before=Figure.measured(before, "B"),
+        bytes_after=Figure.measured(parameter_bytes, "B"),
+        metric_before=Figure.measured(metrics[0], "") if metrics else None,
+        metric_after=Figure.measured(metrics[1], "") if metrics else None,
+        golden_sha256=golden_sha256,
+    )
+
+
+def _layer(name: str, operator: OperatorPlan, imported: Imported) -> LayerRow:
+    weight = operator.weight
+    array = imported.parameters.get(weight.parameter) if weight is not None else None
+    noise = operator.sqnr_db
+    return LayerRow(
+        name=name,
+        kind=operator.kind,
+        precision=operator.precision,
+        weight="" if weight is None else f"{weight.dtype}/{weight.granularity}",
+        method="" if weight is None else weight.method,
+        why=operator.why,
+        sqnr=None if noise is None else Figure(noise, "dB", "simulated"),
+        bytes_before=None if array is None else Figure.measured(array.nbytes, "B"),
+        bytes_after=None if array is None else Figure.measured(array.size, "B"),
+    )
+
+
+__all__ = [
+    "QUANTIZED_TOLERANCE",
+    "Metric",
+    "QuantizeOption",
+    "Request",
+    "describe",
+    "float_model",
+    "golden_outputs",
+    "make_plan",
+    "metric_of",
+    "read_request",
+]

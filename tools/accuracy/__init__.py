@@ -1,0 +1,5 @@
+"""What compression costs in accuracy, on real data.
+
+>>> python -m tools.accuracy train
+>>> python -m tools.accuracy measure
+"""
