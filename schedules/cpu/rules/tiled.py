@@ -92,8 +92,9 @@ class RegisterTiled:
                 pad_rows(sch, stage_loops, lanes)
         for consumer in consumers:
             sch.reverse_compute_at(consumer, tiles[-1])
-            *tile_rows, tile_columns = sch.get_loops(consumer)[len(tiles) :]
-            _store_tile(sch, tile_rows, tile_columns, lanes)
+            tile_loops = sch.get_loops(consumer)[len(tiles) :]
+            if tile_loops:  # none for a single element
+                _store_tile(sch, tile_loops[:-1], tile_loops[-1], lanes)
         if any(_is_cut(sch, consumer, vectors * lanes) for consumer in consumers):
             sch.annotate(co, "pragma_loop_partition_hint", 1)
         parallelize(sch, tiles)
