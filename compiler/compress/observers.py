@@ -58,10 +58,14 @@ class Observer:
         self.count += flat.size
         self._widen(max(-low, high))
         if self.reach > 0.0:
-            # Exact zeros cost nothing to quantize: they are counted, but in no bin.
-            positions = ((flat.astype(np.float64) / self.reach + 1.0) * (BINS / 2)).astype(np.int64)
-            np.clip(positions, 0, BINS - 1, out=positions)
-            self.counts += np.bincount(positions[flat != 0.0], minlength=BINS)
+            # The reach is a power of two, so that scaling is exact. A value at its very end
+            # belongs to the last bin.
+            scaled = flat * np.float32(BINS / 2 / self.reach) + np.float32(BINS / 2)
+            found = np.bincount(scaled.astype(np.intp), minlength=BINS + 1)
+            found[BINS - 1] += found[BINS]
+            # Exact zeros cost nothing to quantize: they are in no bin.
+            found[BINS // 2] -= flat.size - np.count_nonzero(flat)
+            self.counts += found[:BINS]
 
     @property
     def constant(self) -> bool:
