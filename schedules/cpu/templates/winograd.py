@@ -24,7 +24,9 @@ MAX_TILES = 12
 #: Vector operations a tile and channel vector for both transforms, and for that back.
 TRANSFORM_STEPS = {2: (48, 28), 4: (290, 190)}
 #: What one core reads from its caches and from memory, orders of magnitude for the ranking.
-L2_BYTES_PER_CYCLE, L3_BYTES_PER_CYCLE, MEMORY_BYTES_PER_CYCLE = 24.0, 10.0, 5.0
+L2_BYTES_PER_CYCLE, L3_BYTES_PER_CYCLE, MEMORY_BYTES_PER_CYCLE = 24.0, 10.0, 6.5
+#: Panels of one vector read so many short runs of weights that they lose this much.
+NARROW_PANEL = 1.2
 #: Fewer channels than this do not pay for the transforms.
 MIN_CHANNELS = 16
 
@@ -91,19 +93,22 @@ class Winograd:
         strips = ceil(tiling.down / choice["strip"])
         computed = strips * choice["strip"] * tiling.across * batch
         products = places * computed * inner * outputs / rate
+        if wanted.vectors == 1:
+            products *= NARROW_PANEL
         into, back = TRANSFORM_STEPS[m]
         vectors = (into * ceil(inner / lanes) + back * ceil(outputs / lanes)) * tiles
         weights = 4.0 * places * inner * outputs
         buffers = 4.0 * places * rows * (inner + outputs)
         l2 = spec.cache_bytes(2) or 1 << 20
-        cycles = products + vectors / fma_per_cycle
-        # The transformed weights are read once a strip, from wherever they fit.
+        # The transformed weights are read once a strip, from wherever they fit; reading ahead
+        # from memory overlaps with the products.
         if weights + buffers < l2 / 2:
-            cycles += weights * strips / L2_BYTES_PER_CYCLE
+            products += weights * strips / L2_BYTES_PER_CYCLE
         elif weights < spec.cache_bytes(3) / 2:
-            cycles += weights * strips / L3_BYTES_PER_CYCLE
+            products += weights * strips / L3_BYTES_PER_CYCLE
         else:
-            cycles += weights * strips / MEMORY_BYTES_PER_CYCLE
+            products = max(products, weights * strips / MEMORY_BYTES_PER_CYCLE)
+        cycles = products + vectors / fma_per_cycle
         if buffers > l2:
             cycles += 2 * buffers * strips / L3_BYTES_PER_CYCLE
         return cycles
