@@ -73,8 +73,10 @@ def requantize(
     """int32 sums as 8-bit integers; bias and multiplier broadcast against them."""
 
     def element(*index: Any) -> Any:
-        value = x[index] + _at(bias, index)
-        value = scale(value, _at(multiplier, index), shift) + tirx.const(zero_point, "int32")
+        value = x[index] + _at(bias, index, x.shape)
+        value = scale(value, _at(multiplier, index, x.shape), shift) + tirx.const(
+            zero_point, "int32"
+        )
         return saturate(value, low, high, dtype)
 
     return te.compute(x.shape, element, name="requantize")
@@ -86,7 +88,7 @@ def requantize_by_shift(
     """`requantize` for one power of two: addition, shift, minimum and maximum of int32 only."""
 
     def element(*index: Any) -> Any:
-        value = rounding_shift(x[index] + _at(bias, index), shift)
+        value = rounding_shift(x[index] + _at(bias, index, x.shape), shift)
         return saturate(value + tirx.const(zero_point, "int32"), low, high, dtype)
 
     return te.compute(x.shape, element, name="requantize")
@@ -96,7 +98,7 @@ def sums_to_float(x: Any, bias: Any, factor: Any) -> Any:
     """int32 sums with their bias as float32, times a factor."""
     return te.compute(
         x.shape,
-        lambda *i: (x[i] + _at(bias, i)).astype("float32") * _at(factor, i),
+        lambda *i: (x[i] + _at(bias, i, x.shape)).astype("float32") * _at(factor, i, x.shape),
         name="dequantize",
     )
 
@@ -106,9 +108,10 @@ def add(
     zero_point: int, low: int, high: int, dtype: str,
 ) -> Any:  # fmt: skip
     """The sum of two tensors of different scales, in int32 throughout."""
+    shape = _broadcast(a, b)
 
     def term(x: Any, index: Any, zero: int, factor: int) -> Any:
-        value = _at(x, index).astype("int32") - tirx.const(zero, "int32")
+        value = _at(x, index, shape).astype("int32") - tirx.const(zero, "int32")
         return value * tirx.const(factor, "int32")
 
     def element(*index: Any) -> Any:
@@ -116,7 +119,7 @@ def add(
         value = rounding_shift(value, shift) + tirx.const(zero_point, "int32")
         return saturate(value, low, high, dtype)
 
-    return te.compute(_broadcast(a, b), element, name="add")
+    return te.compute(shape, element, name="add")
 
 
 def multiply(
@@ -124,14 +127,15 @@ def multiply(
     low: int, high: int, dtype: str,
 ) -> Any:  # fmt: skip
     """The product of two tensors, requantized."""
+    shape = _broadcast(a, b)
 
     def element(*index: Any) -> Any:
-        x = _at(a, index).astype("int32") - tirx.const(zero_a, "int32")
-        y = _at(b, index).astype("int32") - tirx.const(zero_b, "int32")
+        x = _at(a, index, shape).astype("int32") - tirx.const(zero_a, "int32")
+        y = _at(b, index, shape).astype("int32") - tirx.const(zero_b, "int32")
         value = scale(x * y, tirx.const(multiplier, "int32"), shift)
         return saturate(value + tirx.const(zero_point, "int32"), low, high, dtype)
 
-    return te.compute(_broadcast(a, b), element, name="multiply")
+    return te.compute(shape, element, name="multiply")
 
 
 def rescale(
@@ -159,14 +163,19 @@ def lookup(x: Any, table: Any, *, dtype: str) -> Any:
     return te.compute(x.shape, element, name="lookup")
 
 
-def _at(tensor: Any, index: Any) -> Any:
-    """The element of a tensor that broadcasts against an index."""
+def _at(tensor: Any, index: Any, shape: Any) -> Any:
+    """The element of a tensor that broadcasts against an index into `shape`.
+
+    Only an extent that is really repeated is indexed by 0: TVM shall see what is elementwise.
+    """
     rank = len(tensor.shape)
-    places = index[len(index) - rank :]
-    return tensor[tuple(
-        tirx.const(0, "int64") if _is_one(extent) else place
-        for extent, place in zip(tensor.shape, places, strict=True)
-    )]  # fmt: skip
+    places = [
+        tirx.const(0, "int64") if _is_one(extent) and not _is_one(full) else place
+        for extent, full, place in zip(
+            tensor.shape, list(shape)[-rank:], index[len(index) - rank :], strict=True
+        )
+    ]
+    return tensor[tuple(places)]
 
 
 def _is_one(extent: Any) -> bool:
