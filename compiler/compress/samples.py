@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -177,17 +178,12 @@ _FILES = (
 
 def _load(file: Path) -> Any:
     try:
-        with np.load(file, allow_pickle=False) as loaded:
+        loaded = np.load(file, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return loaded
+        with loaded:
             return {name: loaded[name] for name in loaded.files}
-    except AttributeError:  # an .npy file gives an array, which is no context manager
-        return np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise CalibrationError(
-            f"it cannot be read: {error}", where=str(file), hint=_FILES
-        ) from error
-    except Exception as error:
-        if type(error).__name__ != "BadZipFile":
-            raise
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
         raise CalibrationError(
             f"it cannot be read: {error}", where=str(file), hint=_FILES
         ) from error
