@@ -48,7 +48,11 @@ def test_a_hanging_worker_is_ended_with_its_children(tmp_path: Path) -> None:
     with pytest.raises(ContenderError, match=r"run: no answer within 0\.3 s \(signal SIGKILL\)"):
         worker.ask({"do": "run"}, timeout=0.3)
     assert not _alive(worker.pid)
-    assert not _alive(int((tmp_path / "child").read_text()))
+    child = int((tmp_path / "child").read_text())
+    deadline = time.monotonic() + 20  # the kernel takes its time to end it on a busy machine
+    while _alive(child):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_a_worker_that_dies_is_reported_with_its_last_words(tmp_path: Path) -> None:
