@@ -79,8 +79,10 @@ def read_request(
                 hint='add quantize="int8", or leave it out',
             )
         return None
+    recipe: Quantize | None = None
+    plan: CompressionPlan | None = None
     if isinstance(quantize, CompressionPlan):
-        recipe, plan = None, quantize
+        plan = quantize
     else:
         parsed = Quantize.parse(quantize)
         recipe = parsed if isinstance(parsed, Quantize) else None

@@ -247,10 +247,10 @@ class CompressionPlan:
         _check(self.schema == SCHEMA, f"schema {self.schema!r} is not {SCHEMA!r}")
         for name, operator in self.operators.items():
             if operator.precision == "int8":
-                for tensor in operator.inputs:
+                for read in operator.inputs:
                     _check(
-                        tensor in self.tensors,
-                        f"operator {name!r} is int8, but its input {tensor!r} is no tensor of "
+                        read in self.tensors,
+                        f"operator {name!r} is int8, but its input {read!r} is no tensor of "
                         "the plan",
                     )
         for name in self.bias_corrections:
