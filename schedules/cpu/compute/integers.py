@@ -195,11 +195,10 @@ def _lower_scale(call: Any) -> Any:
     lanes = int(str(call.ty.dtype).partition("x")[2] or 1)
     rounding = 1 << (shift - 1)
     if lanes % 2:
-        product = value.astype("int64") * multiplier.astype("int64")
-        result = tirx.shift_right(
-            product + tirx.const(rounding, "int64"), tirx.const(shift, "int64")
-        )
-        return result.astype("int32")
+        suffix = f"x{lanes}" if lanes > 1 else ""
+        wide = f"int64{suffix}"
+        product = value.astype(wide) * multiplier.astype(wide) + tirx.const(rounding, wide)
+        return tirx.shift_right(product, tirx.const(shift, wide)).astype(f"int32{suffix}")
     signed, unsigned = (
         f"{kind}x{lanes // 2}" if lanes > 2 else kind for kind in ("int64", "uint64")
     )
