@@ -10,7 +10,7 @@
 #   make zoo       the table of networks that import, compile and agree with PyTorch
 #   make clean     remove what was generated; `make distclean` also removes .venv
 #
-# Settings: PYTHON=python3.12, VENV=folder, PIP_ARGS="--index-url …", PYTEST_ARGS="-k name",
+# Settings: PYTHON=python3.12, VENV=folder, PIP_ARGS="--index-url …", PYTEST_ARGS="-k name", PYTEST_JOBS=0,
 # ARGS="…" for the demo, bench and zoo tools.
 
 PYTHON ?= python3
@@ -18,6 +18,8 @@ VENV ?= .venv
 PIP_ARGS ?=
 PYTEST_ARGS ?=
 ARGS ?=
+# Processes that run tests; PYTEST_JOBS=0 runs them in one.
+PYTEST_JOBS ?= auto
 
 BIN := $(VENV)/bin
 RUN := $(BIN)/python
@@ -55,10 +57,10 @@ demo: setup
 	$(RUN) -m tools.demo $(ARGS)
 
 test: setup
-	$(BIN)/pytest -m "not slow and not zoo" $(PYTEST_ARGS)
+	$(BIN)/pytest -n $(PYTEST_JOBS) -m "not slow and not zoo" $(PYTEST_ARGS)
 
 test-all: setup
-	$(BIN)/pytest $(PYTEST_ARGS)
+	$(BIN)/pytest -n $(PYTEST_JOBS) $(PYTEST_ARGS)
 
 # One target a checker, so that `make -k lint` shows what all of them find.
 lint: lint-ruff lint-format lint-types lint-layers lint-cycles lint-files
