@@ -26,6 +26,7 @@ from compiler.package.manifest import (
     MANIFEST,
     OPTIONAL_MEMBERS,
     PARAMETERS,
+    PLAN,
     REPORT,
     REQUIRED_MEMBERS,
     Manifest,
@@ -39,6 +40,7 @@ _MIB, _GIB = 1 << 20, 1 << 30
 LIMITS: Mapping[str, int] = {
     MANIFEST: 16 * _MIB,
     REPORT: 64 * _MIB,
+    PLAN: 256 * _MIB,
     LIBRARY: 2 * _GIB,
     GOLDEN: 4 * _GIB,
     PARAMETERS: 256 * _GIB,

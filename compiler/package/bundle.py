@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from compiler.compress.plan import CompressionPlan
-from compiler.errors import FileError, VerificationError
+from compiler.errors import BundleError, FileError, PlanError, VerificationError
 from compiler.package.archive import Contents, read_contents, write_zip
 from compiler.package.atomic import PrivateFolder, file_error, write_file, write_folder
 from compiler.package.host import check_host, check_library, toolchain
@@ -400,7 +400,7 @@ def read_bundle(
         report = read_report(contents.data[REPORT].decode("utf-8"))
     plan = None
     if PLAN in contents.data:
-        plan = CompressionPlan.from_json(contents.data[PLAN].decode("utf-8"), f"{path}: {PLAN}")
+        plan = _read_plan(contents.data[PLAN], f"{path}: {PLAN}")
     return Bundle(
         manifest,
         contents.data[LIBRARY],
@@ -410,6 +410,17 @@ def read_bundle(
         threads=threads,
         plan=plan,
     )
+
+
+def _read_plan(data: bytes, where: str) -> CompressionPlan:
+    try:
+        return CompressionPlan.from_json(data.decode("utf-8"), where)
+    except (PlanError, UnicodeDecodeError) as error:
+        raise BundleError(
+            f"its plan cannot be read: {error}",
+            where=where,
+            hint="copy the bundle again from where it came from, or compile the model again",
+        ) from error
 
 
 def _own_copy(value: Any) -> Array:

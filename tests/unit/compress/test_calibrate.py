@@ -256,7 +256,7 @@ def test_constant_activations(graph: PlainGraph) -> None:
     assert "input:x" in str(caught.value)
 
 
-@pytest.mark.parametrize(("value", "says"), [(3e38, "infinities|NaN"), (np.nan, "NaN")])
+@pytest.mark.parametrize(("value", "says"), [(np.inf, "infinities"), (np.nan, "NaN")])
 def test_activations_that_are_no_numbers(graph: PlainGraph, value: float, says: str) -> None:
     bad = np.full(SHAPE, value, np.float32)
     with pytest.raises(CalibrationError, match=says) as caught:
