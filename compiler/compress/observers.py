@@ -75,8 +75,8 @@ class Observer:
     @property
     def centers(self) -> Floats:
         """The middle of each bin."""
-        result: Floats = ((np.arange(BINS) + 0.5) / (BINS / 2) - 1.0) * self.reach
-        return result
+        middles = (np.arange(BINS, dtype=np.float64) + 0.5) / (BINS / 2) - 1.0
+        return np.asarray(middles * self.reach, np.float64)
 
     def range_by(self, method: str, percentile: float = 99.99) -> tuple[float, float]:
         """The range that a method chooses, with 0 inside.
