@@ -69,7 +69,7 @@ def test_random_choices_compute_what_the_canonical_kernel_does(name, target):
     imported = import_model(module.eval(), inputs, log=StageLog())
     (task,) = extract_tasks(imported, spec, StageLog())
     task = Task.from_json(task.to_json())  # as a worker gets it
-    generator = random.Random(name)  # noqa: S311 - no secret
+    generator = random.Random(name)
     numbers = np.random.default_rng(0)
     arrays = [numbers.standard_normal(a.shape).astype(a.dtype) for a in arguments(task)]
     for array, argument in zip(arrays, arguments(task), strict=True):

@@ -61,7 +61,7 @@ def test_defaults_are_choices_and_weights_pack_to_the_promised_shape(workload, t
 @pytest.mark.parametrize("target", TARGETS)
 def test_random_choices_of_a_space_are_accepted_or_said_to_be_none(target):
     spec = get_target(target)
-    generator = random.Random(0)  # noqa: S311 - no secret
+    generator = random.Random(0)
     for workload in WORKLOADS:
         for space in templates.spaces(workload, spec):
             for _ in range(20):

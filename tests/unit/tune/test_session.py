@@ -153,7 +153,7 @@ def test_the_search_beats_random_choices(tmp_path: Path, large: bool) -> None:
     trials = 64
 
     def random_best(seed: int) -> float:
-        rng = random.Random(seed)  # noqa: S311 - no secret
+        rng = random.Random(seed)
         found: list[float] = []
         while len(found) < trials:
             choice = {"algorithm": "direct"}
@@ -236,7 +236,7 @@ def test_all_candidates_failing_ends_the_task_with_a_note(tmp_path: Path) -> Non
 
 
 def test_luck_is_no_improvement(tmp_path: Path) -> None:
-    rng = random.Random(5)  # noqa: S311 - no secret
+    rng = random.Random(5)
     luckiest = math.inf
 
     def answer(task: Any, choice: Any) -> Any:

@@ -175,7 +175,7 @@ def test_the_model_says_what_the_estimate_says_until_it_knows_better() -> None:
 
 
 def test_the_model_learns_and_is_repeatable() -> None:
-    rng = random.Random(1)  # noqa: S311 - no secret
+    rng = random.Random(1)
     rows = [{"a": rng.random(), "b": rng.random()} for _ in range(200)]
 
     def truth(row: dict[str, float]) -> float:
