@@ -187,7 +187,7 @@ def compile(  # noqa: A001 - the name users expect
     plan, calibrated, golden = None, None, expected
     if request is not None:
         with _as_compile_error("compress", spec):
-            plan, calibrated = make_plan(request, imported, spec, log)
+            plan, calibrated = make_plan(request, imported, spec, log, progress)
             if not runs_here:
                 golden = golden_outputs(imported, spec, plan, source, log)
     with _as_compile_error("lower", spec):

@@ -128,9 +128,20 @@ def read_request(
 
 
 def make_plan(
-    request: Request, imported: Imported, target: TargetSpec, log: StageLog
+    request: Request,
+    imported: Imported,
+    target: TargetSpec,
+    log: StageLog,
+    progress: Callable[[str, str], None] | None = None,
 ) -> tuple[CompressionPlan, Calibration | None]:
     """The plan that was given, checked against the model, or a new one.
+
+    Args:
+        request: What was asked for.
+        imported: The model.
+        target: The scope of TVM's passes; it changes nothing.
+        log: Receives what was done.
+        progress: Called as ``progress("compress", text)`` as samples are seen.
 
     Raises:
         PlanError: The plan is for another model.
@@ -158,7 +169,12 @@ def make_plan(
         graph = plain_graph_of(imported, target)
     with log.time("compress", "calibrate") as detail:
         samples = read_samples(request.calibration, imported.inputs, request.recipe.samples)
-        result = calibrate(graph, identity, samples, request.recipe)
+
+        def tell(count: int, text: str) -> None:
+            if progress is not None:
+                progress("compress", f"{count} {text}")
+
+        result = calibrate(graph, identity, samples, request.recipe, tell)
         integers = len(result.plan.quantized())
         detail.append(
             f"{result.samples} samples; {integers} of {len(result.plan.operators)} operators int8"

@@ -134,7 +134,11 @@ def test_an_edited_plan_is_applied(bundle: Bundle) -> None:
 
 
 def test_what_is_kept_stays_float32() -> None:
-    kept = quantized(quantize=Quantize(keep=["head"]))
+    told: list[tuple[str, str]] = []
+    kept = quantized(
+        quantize=Quantize(keep=["head"]), progress=lambda stage, step: told.append((stage, step))
+    )
+    assert ("compress", "24 samples seen") in told
     assert kept.plan is not None
     assert kept.plan.operators["head:matmul"].precision == "float32"
 

@@ -227,8 +227,8 @@ def test_memory_does_not_grow_with_the_samples(graph: PlainGraph) -> None:
         tracemalloc.stop()
         return most
 
-    peak(20)
-    assert peak(120) < peak(20) + 200_000
+    peak(3)
+    assert peak(24) < peak(6) + 100_000
 
 
 def test_progress_is_told(graph: PlainGraph) -> None:
