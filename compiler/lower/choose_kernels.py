@@ -199,8 +199,11 @@ class _MainRewriter(relax.PyExprMutator):
     def _pack(self, weight: Any, workload: Workload, choice: Choice) -> Any:
         if not is_constant(weight):
             raise TypeError(f"the weight of {workload} is no constant")
-        name = self.table.name_of(weight) or "weight"
-        key = (name, json.dumps(choice, sort_keys=True))
+        known = self.table.name_of(weight)
+        name = known or "weight"
+        # Constants without a name are told apart by where they are.
+        identity = known or f"@{weight.value.data_ptr()}"
+        key = (identity, json.dumps(choice, sort_keys=True))
         if key not in self.packed:
             value = templates.pack(workload, choice, self.spec, value_of(weight))
             self.packed[key] = self.table.constant(value, f"{name}.packed")
