@@ -289,7 +289,10 @@ def _table(title: str, *columns: str) -> Any:
     for column in columns:
         right = column.startswith(">")
         table.add_column(
-            column.removeprefix(">"), justify="right" if right else "left", overflow="fold"
+            column.removeprefix(">"),
+            justify="right" if right else "left",
+            overflow="fold",
+            no_wrap=column == "ID",  # to be copied whole
         )
     return table
 
