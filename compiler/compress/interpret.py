@@ -145,6 +145,24 @@ def _adaptive(call: Any, operands: list[Any]) -> Array:
     return np.asarray(windows.mean((3, 5))).astype(np.float32)
 
 
+def _avg_pool(call: Any, operands: list[Any]) -> Array:
+    """Averages over windows of one size; other forms have no integer form either."""
+    (data,) = operands
+    a = call.attrs
+    padding = [int(v) for v in a.padding]
+    padding = padding * 4 if len(padding) == 1 else padding * 2 if len(padding) == 2 else padding
+    if a.ceil_mode or (any(padding) and not a.count_include_pad):
+        raise PlanError("the reference averages over equal windows only", where="nn.avg_pool2d")
+    pair = [[int(v) for v in values] for values in (a.pool_size, a.strides, a.dilation)]
+    kernel, strides, dilation = (v * 2 if len(v) == 1 else v for v in pair)
+    channels = data.shape[1]
+    sums = reference.convolve(
+        data, np.ones((channels, 1, *kernel)), strides=strides, padding=padding,
+        dilation=dilation, groups=channels,
+    )  # fmt: skip
+    return np.asarray(sums / (kernel[0] * kernel[1])).astype(np.float32)
+
+
 def _reshape(call: Any, operands: list[Any]) -> Array:
     return np.asarray(operands[0].reshape(_shape(call)))
 
@@ -172,6 +190,7 @@ EVALUATORS: Mapping[str, Evaluate] = {
     "matmul": _matmul,
     "nn.pad": _pad,
     "nn.max_pool2d": _max_pool,
+    "nn.avg_pool2d": _avg_pool,
     "nn.adaptive_avg_pool2d": _adaptive,
     "mean": _mean,
     "reshape": _reshape,
