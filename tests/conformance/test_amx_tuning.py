@@ -20,7 +20,7 @@ from schedules.tvm_adapter import target as tvm_target
 from tests.conformance.test_amx import SPEC, emulator  # noqa: F401 a fixture
 from tests.support.amx import Emulator
 
-pytestmark = pytest.mark.compile
+pytestmark = [pytest.mark.compile, pytest.mark.slow]
 
 
 def _run(function: Any, arrays: list[Any]) -> Any:
