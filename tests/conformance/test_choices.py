@@ -57,7 +57,10 @@ def run(function, spec, arrays):
     return tensors
 
 
-@pytest.mark.parametrize("target", ["x86", "x86/cascadelake", "x86/generic-avx2"])
+@pytest.mark.parametrize(
+    "target",
+    ["x86", "x86/generic-avx2", pytest.param("x86/cascadelake", marks=pytest.mark.slow)],
+)
 @pytest.mark.parametrize("name", MODELS)
 def test_random_choices_compute_what_the_canonical_kernel_does(name, target):
     spec = get_target(target)
