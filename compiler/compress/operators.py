@@ -67,8 +67,3 @@ def attributes_of(expr: Any) -> dict[str, Any]:
     for key, value in expr.attrs.items():
         result[str(key)] = value if isinstance(value, (int, float)) else str(value)
     return result
-
-
-def is_integer_operator(name: str) -> bool:
-    """Whether a name, without ``relax.``, is one of these operators'."""
-    return name.startswith(PREFIX)

@@ -47,19 +47,6 @@ class RegisterTile:
         return [self.row_outer, self.row_inner, self.vectors, self.lanes]
 
 
-def choose_register_tile(
-    spec: TargetSpec,
-    rows: tuple[int, int],
-    columns: int,
-    dtype: str = "float32",
-    row_stride_bytes: int = 0,
-    *,
-    exact: bool = False,
-) -> RegisterTile:
-    """The best of `rank_register_tiles`, which takes the same arguments."""
-    return rank_register_tiles(spec, rows, columns, dtype, row_stride_bytes, exact=exact)[0].tile
-
-
 @dataclass(frozen=True, slots=True)
 class RankedTile:
     """A block of accumulators and the multiply-adds that it does in a cycle, by the model."""

@@ -38,12 +38,12 @@ class Direct:
             "columns", "rows")  # fmt: skip
         order = "columns" if _weights_are_larger(workload) else orders[1]
         decisions = [
-            Decision("tile", tuple(_as_list(t.tile) for t in tiles[:MAX_TILES])),
+            Decision("tile", tuple(t.tile.as_list() for t in tiles[:MAX_TILES])),
             Decision("unroll", UNROLLS),
         ]
         default: Choice = {
             "algorithm": ALGORITHM,
-            "tile": _as_list(tiles[0].tile),
+            "tile": tiles[0].tile.as_list(),
             "unroll": 1,
         }
         if workload.operator != "batch_matmul":
@@ -55,7 +55,15 @@ class Direct:
         return (Space(ALGORITHM, tuple(decisions), default),)
 
     def estimated_cycles(self, workload: Workload, choice: Choice, spec: TargetSpec) -> float:
-        """See `schedules.space.Template`: multiply-adds over the rate of the register tile."""
+        """See `schedules.space.Template`: multiply-adds over the rate of the register tile.
+
+        Infinite for what would build the same kernel as another choice: padding by strips
+        without strips, a reduction that does not fall into unrolled steps.
+        """
+        if choice.get("pad") == "strip" and choice["order"] != "strip":
+            return float("inf")
+        if _steps(workload) % choice["unroll"]:
+            return float("inf")
         wanted = RegisterTile(*choice["tile"])
         for ranked in self._tiles(workload, spec):
             if ranked.tile == wanted:
@@ -169,16 +177,7 @@ def _weights_are_larger(workload: Workload) -> bool:
     return size(workload.weight) >= size(workload.data)
 
 
-def _as_list(tile: RegisterTile) -> list[int]:
-    return tile.as_list()
-
-
-def padded_share(workload: Workload, choice: Choice) -> float:
-    """Share of the computed outputs that are real ones."""
-    tile = RegisterTile(*choice["tile"])
-    rows, columns, _ = _matrix(workload)
-    share = columns / (ceil(columns / tile.columns) * tile.columns)
-    for extent, step in zip(rows, (tile.row_outer, tile.row_inner), strict=True):
-        if extent:
-            share *= extent / (ceil(extent / step) * step)
-    return share
+def _steps(workload: Workload) -> int:
+    """Iterations of the innermost loop of the reduction; 0 where it is symbolic."""
+    reduction = workload.data[-1] if workload.operator != "conv2d" else workload.weight[1]
+    return ceil(reduction / _group(workload)) if isinstance(reduction, int) else 0

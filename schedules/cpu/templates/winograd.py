@@ -74,7 +74,7 @@ class Winograd:
     def estimated_cycles(self, workload: Workload, choice: Choice, spec: TargetSpec) -> float:
         """See `schedules.space.Template`: products, transforms, and weights from afar.
 
-        Infinite where the tile does not fill the strip.
+        Infinite where the tile does not fill the strip, or the reduction the unrolled steps.
         """
         m = _m(choice)
         tiling = _tiling(workload, m)
@@ -85,6 +85,8 @@ class Winograd:
         lanes = spec.vector_lanes("float32")
         peak = spec.peak_ops_per_cycle.get("float32", 2.0 * lanes)
         fma_per_cycle = min(2.0, max(0.5, peak / (2 * lanes)))
+        if inner % choice["unroll"]:
+            return math.inf
         if tiling.down % choice["strip"] or not _fills(wanted.rows, rows, tiling.across):
             return math.inf
         ranked = rank_register_tiles(spec, (1, rows), outputs)
