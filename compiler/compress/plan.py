@@ -32,15 +32,23 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 #: Name and version of the format; another version is refused.
-SCHEMA = "tilewright.plan/1"
+SCHEMA = "tilewright.plan/2"
 
 #: Least and greatest stored value of a dtype. Weights leave out -128: they are symmetric.
 LIMITS: Mapping[str, tuple[int, int]] = {"uint8": (0, 255), "int8": (-128, 127)}
 WEIGHT_LIMIT = 127
 
-#: Precisions that an operator can be given.
-PRECISIONS = ("int8", "float32")
-GRANULARITIES = ("tensor", "channel")
+#: Precisions of operators that the quantizer leaves as they are.
+FLOATS = frozenset({"float32", "bfloat16", "float16"})
+#: Precisions that an operator can be given: integer arithmetic with activations quantized by
+#: the plan (``int8``) or row by row at run time (``dynamic``), on one bit (``binary``), float
+#: arithmetic on compressed weights (``weight``), or plain float.
+PRECISIONS = ("int8", "dynamic", "weight", "binary", "float32", "bfloat16", "float16")
+#: Ways to store a weight, with the bits that one value takes; those of a codebook are its own.
+WEIGHT_BITS: Mapping[str, int] = {
+    "int8": 8, "int4": 4, "ternary": 2, "binary": 1, "codebook": 0, "float16": 16,
+}  # fmt: skip
+GRANULARITIES = ("tensor", "channel", "group")
 
 
 def _check(condition: bool, message: str) -> None:
@@ -110,12 +118,16 @@ class WeightPlan:
 
     Attributes:
         parameter: The model's name of it, such as ``layer1.0.conv1.weight``.
-        dtype: ``int8``.
-        granularity: ``channel`` or ``tensor``.
+        dtype: ``int8``, ``int4``, ``ternary``, ``binary``, ``codebook`` or ``float16``.
+        granularity: What shares a scale: the whole ``tensor``, an output ``channel``, or a
+            ``group`` of inputs of one output channel.
         axis: Axis of output channels in the plain graph's weight, counted from 0.
-        scales: One scale a channel, or a single one; float32 numbers.
-        method: How the scales were chosen.
+        scales: One scale a channel, or a single one; float32 numbers. Empty where they are
+            derived from the weight by `method` as the plan is applied.
+        method: How the scales were chosen, or are.
         power_of_two: Whether the scales have to be powers of two.
+        group: Number of inputs in a group; 0 without groups.
+        bits: Bits of an index into a codebook; 0 for others.
     """
 
     parameter: str
@@ -125,18 +137,29 @@ class WeightPlan:
     scales: tuple[float, ...]
     method: str
     power_of_two: bool = False
+    group: int = 0
+    bits: int = 0
 
     def __post_init__(self) -> None:
-        _check(self.dtype == "int8", f"dtype {self.dtype!r} is not int8")
+        _check(
+            self.dtype in WEIGHT_BITS, f"dtype {self.dtype!r} is none of {', '.join(WEIGHT_BITS)}"
+        )
+        _check(
+            (self.granularity == "group") == (self.group > 0),
+            f"group is {self.group} for granularity {self.granularity!r}",
+        )
+        _check(
+            1 <= self.bits <= 8 if self.dtype == "codebook" else self.bits == 0,
+            f"bits is {self.bits} for dtype {self.dtype!r}",
+        )
         _check(
             self.granularity in GRANULARITIES,
             f"granularity {self.granularity!r} is none of {', '.join(GRANULARITIES)}",
         )
         _check(self.axis >= 0, "axis is negative")
-        _check(len(self.scales) > 0, "no scales")
         _check(
-            self.granularity == "channel" or len(self.scales) == 1,
-            f"{len(self.scales)} scales for granularity 'tensor'",
+            self.granularity == "channel" or len(self.scales) <= 1,
+            f"{len(self.scales)} scales for granularity {self.granularity!r}",
         )
         for scale in self.scales:
             _check_scale(scale, self.power_of_two)
@@ -148,14 +171,15 @@ class OperatorPlan:
 
     Attributes:
         kind: The Relax operator, such as ``nn.conv2d``, ``matmul``, ``add``.
-        precision: ``int8`` (integer arithmetic, int32 sums) or ``float32``.
+        precision: One of `PRECISIONS`. ``int8`` is integer arithmetic with int32 sums, whatever
+            the weight is stored as.
         inputs: Names of the activation tensors that it reads, in order.
         output: Name of the tensor that it, with its epilogue, gives. An int8 operator whose
             output has no entry among the plan's tensors gives float32, out of its int32 sums.
         epilogue: Names of the operators after it that it computes before the one
             requantization: a bias ``add`` of a constant, then ``clip`` or ``nn.relu``.
-        weight: Of an operator with a constant weight in int8.
-        why: Why it stays in float32, or a remark.
+        weight: Of an operator whose constant weight is compressed.
+        why: Why it has its precision, or a remark.
         sqnr_db: Signal to quantization noise ratio of its output, the whole model quantized,
             in decibels, as calibration measured it; None where it was not.
     """
@@ -175,8 +199,15 @@ class OperatorPlan:
             f"precision {self.precision!r} is none of {', '.join(PRECISIONS)}",
         )
         _check(
-            self.precision == "int8" or self.weight is None,
-            "an operator in float32 has no plan for its weight",
+            self.precision not in FLOATS or self.weight is None,
+            f"an operator in {self.precision} has no plan for its weight",
+        )
+        _check(
+            self.precision != "int8"
+            or self.weight is None
+            or self.weight.dtype not in ("int8", "int4")
+            or len(self.weight.scales) > 0,
+            "no scales",
         )
 
 
@@ -246,12 +277,12 @@ class CompressionPlan:
     def __post_init__(self) -> None:
         _check(self.schema == SCHEMA, f"schema {self.schema!r} is not {SCHEMA!r}")
         for name, operator in self.operators.items():
-            if operator.precision == "int8":
+            if operator.precision in ("int8", "binary"):
                 for read in operator.inputs:
                     _check(
                         read in self.tensors,
-                        f"operator {name!r} is int8, but its input {read!r} is no tensor of "
-                        "the plan",
+                        f"operator {name!r} is {operator.precision}, but its input {read!r} is no "
+                        "tensor of the plan",
                     )
         for name in self.bias_corrections:
             _check(name in self.operators, f"bias correction of an unknown operator {name!r}")
@@ -269,8 +300,8 @@ class CompressionPlan:
                 )
 
     def quantized(self) -> tuple[str, ...]:
-        """Names of the operators that run on integers, in order."""
-        return tuple(n for n, o in self.operators.items() if o.precision == "int8")
+        """Names of the operators that are compressed, in order."""
+        return tuple(n for n, o in self.operators.items() if o.precision not in FLOATS)
 
     def to_json(self) -> str:
         """The plan as a JSON document: the same plan is always the same text."""
@@ -418,8 +449,11 @@ def _refuse(text: str) -> Any:
 
 
 __all__ = [
+    "FLOATS",
     "LIMITS",
+    "PRECISIONS",
     "SCHEMA",
+    "WEIGHT_BITS",
     "WEIGHT_LIMIT",
     "CompressionPlan",
     "Equalization",

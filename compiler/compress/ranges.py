@@ -14,6 +14,8 @@ Floats = npt.NDArray[np.float64]
 
 #: Shares of the largest weight that are tried as the end of its range.
 _SHARES = np.linspace(0.5, 1.0, 51)
+#: Powers of two that are tried as the scale of an activation.
+_FINER = 6
 #: A bias has to fit its int32 sums with room for the products.
 _BIAS_LIMIT = 2.0**29
 
@@ -21,23 +23,29 @@ _BIAS_LIMIT = 2.0**29
 def activation_plan(
     low: float, high: float, *, method: str, power_of_two: bool, seen: tuple[float, float]
 ) -> TensorPlan:
-    """Scale and zero point, as uint8, of an activation with this range.
+    """Scale and zero point of an activation with this range.
+
+    It is stored as uint8. With powers of two it is stored as int8 with a zero point of 0: what
+    hardware that only shifts multiplies, and pads images with.
 
     Args:
         low: Least value that is to be stored.
         high: Greatest.
         method: How they were chosen.
-        power_of_two: Round the scale up to a power of two.
+        power_of_two: Take the least power of two that spans the range.
         seen: Least and greatest value that calibration saw.
     """
     low, high = min(low, 0.0), max(high, 0.0)
-    least, greatest = LIMITS["uint8"]
-    scale = float(np.float32((high - low) / (greatest - least)))
+    zero_point = 0
     if power_of_two:
-        scale = 2.0 ** math.ceil(math.log2((high - low) / (greatest - least)))
-    zero_point = round(min(max(least - low / scale, least), greatest))
+        dtype, scale = "int8", 2.0 ** _symmetric_exponent(low, high)
+    else:
+        dtype = "uint8"
+        least, greatest = LIMITS[dtype]
+        scale = float(np.float32((high - low) / (greatest - least)))
+        zero_point = round(min(max(least - low / scale, least), greatest))
     return TensorPlan(
-        "uint8", scale, zero_point, method, power_of_two=power_of_two,
+        dtype, scale, zero_point, method, power_of_two=power_of_two,
         minimum=float(np.float32(seen[0])), maximum=float(np.float32(seen[1])),
     )  # fmt: skip
 
@@ -47,21 +55,32 @@ def choose_range(
 ) -> tuple[float, float]:
     """The range of one activation.
 
-    With powers of two, the scale is the one of two neighbours that makes the smaller error.
+    With powers of two it is what int8 of one power spans. ``mse`` tries the powers themselves,
+    from the one that spans all values down, and takes the one of the least squared error; the
+    other methods choose a range first, and take the power that spans it.
     """
-    low, high = observer.range_by(method, percentile)
     if not power_of_two:
-        return low, high
-    exponent = math.ceil(math.log2((high - low) / 255.0))
-    wide, narrow = 2.0**exponent * 255.0, 2.0 ** (exponent - 1) * 255.0
-    if method != "mse" or narrow <= 0.0:
-        return low, high
-    share = narrow / (high - low)
-    small = (low * share, high * share)
-    if observer.squared_error(*small) < observer.squared_error(low, low + wide):
-        # A little less, so that rounding up gives this power and not the next one.
-        return small[0] * (1 - 1e-9), small[1] * (1 - 1e-9)
-    return low, high
+        return observer.range_by(method, percentile)
+    if method == "mse":
+        low, high = observer.range_by("minmax")
+        top = _symmetric_exponent(low, high)
+        exponents = range(top, top - _FINER, -1)
+        exponent = min(exponents, key=lambda e: observer.squared_error(*_symmetric(e)))
+    else:
+        exponent = _symmetric_exponent(*observer.range_by(method, percentile))
+    return _symmetric(exponent)
+
+
+def _symmetric(exponent: int) -> tuple[float, float]:
+    """The range of int8 with this power of two as scale."""
+    least, greatest = LIMITS["int8"]
+    return least * 2.0**exponent, greatest * 2.0**exponent
+
+
+def _symmetric_exponent(low: float, high: float) -> int:
+    """The least power of two by which int8 without a zero point spans a range."""
+    least, greatest = LIMITS["int8"]
+    return math.ceil(math.log2(max(low / least, high / greatest)))
 
 
 def weight_scales(
