@@ -111,7 +111,7 @@ def read_request(
             where="quantize",
             hint="leave out dynamic_shapes and dynamic_batch",
         )
-    if recipe is not None and calibration is None:
+    if recipe is not None and recipe.needs_calibration and calibration is None:
         raise CalibrationError(
             "there are no calibration samples, and the ranges of activations come from them",
             where="calibration",
@@ -163,7 +163,16 @@ def make_plan(
                 warnings.warn(remark, UserWarning, stacklevel=4)
                 detail.append(remark)
         return request.plan, None
-    if request.recipe is None or request.calibration is None:
+    if request.recipe is None:
+        raise InputError("there is neither a plan nor calibration", where="quantize")
+    if (request.recipe.scheme, request.recipe.weight_form.dtype) != ("int8", "int8"):
+        raise InputError(
+            f"weights={request.recipe.weights!r} with activations="
+            f"{request.recipe.activations!r} cannot be planned in this release",
+            where="quantize",
+            hint='give quantize="int8"',
+        )
+    if request.calibration is None:
         raise InputError("there is neither a plan nor calibration", where="quantize")
     with log.time("compress", "plain graph"):
         graph = plain_graph_of(imported, target)

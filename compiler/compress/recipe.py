@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -12,8 +13,38 @@ from compiler.errors import InputError
 
 #: Ways to choose the range of an activation; see `compiler.compress.observers`.
 METHODS = ("minmax", "average", "percentile", "mse", "kl")
-_WEIGHTS = {"int8": "channel", "int8/channel": "channel", "int8/tensor": "tensor"}
-_ACTIVATIONS = ("int8", "int8/tensor")
+#: Ways to store weights, with the granularities that each can have, the usual one first. A
+#: group has a number behind it, as in ``int4/group32``; a codebook the bits of an index.
+WEIGHT_FORMS: Mapping[str, tuple[str, ...]] = {
+    "int8": ("channel", "tensor", "group"),
+    "int4": ("group", "channel"),
+    "ternary": ("channel", "tensor"),
+    "binary": ("channel", "tensor"),
+    "codebook": ("tensor", "channel"),
+    "float16": ("tensor",),
+}
+#: What activations become: integers with ranges from calibration, integers with a range for
+#: each row found at run time, one bit, or nothing: they stay float.
+ACTIVATIONS: Mapping[str, str] = {
+    "int8": "int8", "int8/tensor": "int8", "int8/dynamic": "dynamic", "binary": "binary",
+    "float32": "weight",
+}  # fmt: skip
+GROUP = 32
+CODEBOOK_BITS = 4
+#: Recipes that have a name of their own: weights and activations.
+WORDS: Mapping[str, tuple[str, str]] = {
+    "int8": ("int8/channel", "int8/tensor"),
+    "int8-dynamic": ("int8/channel", "int8/dynamic"),
+    "int8-weights": ("int8/channel", "float32"),
+    "int4-weights": (f"int4/group{GROUP}", "float32"),
+    "float16-weights": ("float16", "float32"),
+    "codebook-weights": (f"codebook{CODEBOOK_BITS}", "float32"),
+    "ternary-weights": ("ternary/channel", "float32"),
+    "binary-weights": ("binary/channel", "float32"),
+    "w4a8": ("int4/channel", "int8/tensor"),
+    "ternary": ("ternary/channel", "int8/tensor"),
+    "binary": ("binary/channel", "binary"),
+}
 #: Samples below which the report says that there were few.
 FEW_SAMPLES = 16
 
@@ -22,12 +53,34 @@ QuantizeOption: TypeAlias = "str | Path | Quantize | None"
 
 
 @dataclass(frozen=True, slots=True)
-class Quantize:
-    """Options of post-training static quantization.
+class WeightForm:
+    """How weights are stored.
 
     Attributes:
-        weights: ``"int8/channel"`` (one scale an output channel) or ``"int8/tensor"``.
-        activations: ``"int8/tensor"``: one scale and zero point a tensor, stored as uint8.
+        dtype: One of `WEIGHT_FORMS`.
+        granularity: ``channel``, ``tensor`` or ``group``.
+        group: Inputs that share a scale; 0 without groups.
+        bits: Bits of an index into a codebook; 0 for others.
+    """
+
+    dtype: str
+    granularity: str
+    group: int = 0
+    bits: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Quantize:
+    """Options of post-training quantization.
+
+    Attributes:
+        weights: How weights are stored, and what shares a scale: ``"int8/channel"`` (an output
+            channel), ``"int8/tensor"``, ``"int4/group32"`` (32 inputs of a channel),
+            ``"ternary/channel"``, ``"binary/channel"``, ``"codebook4"`` (indices of 4 bits),
+            ``"float16"``; see `WEIGHT_FORMS`.
+        activations: ``"int8/tensor"``: one scale and zero point a tensor, from calibration;
+            ``"int8/dynamic"``: a scale for each row, found at run time; ``"float32"``: only
+            weights are compressed; ``"binary"``: one bit, with binary weights.
         calibrate: How ranges of activations are chosen: ``minmax``, ``average``,
             ``percentile``, ``mse`` or ``kl``.
         percentile: Share of the values, in percent, that ``percentile`` keeps.
@@ -50,8 +103,22 @@ class Quantize:
     samples: int = 512
 
     def __post_init__(self) -> None:
-        _one_of("weights", self.weights, tuple(_WEIGHTS))
-        _one_of("activations", self.activations, _ACTIVATIONS)
+        _one_of("activations", self.activations, tuple(ACTIVATIONS))
+        form = _weight_form(self.weights)
+        if self.scheme == "binary" and form.dtype != "binary":
+            raise InputError(
+                f"activations of one bit need weights of one bit, not {self.weights!r}",
+                where="quantize",
+                hint='give weights="binary/channel", or other activations',
+            )
+        if self.scheme in ("int8", "dynamic") and (
+            form.dtype in ("codebook", "float16") or form.granularity == "group"
+        ):
+            raise InputError(
+                f"weights as {self.weights!r} cannot be multiplied with int8 activations",
+                where="quantize",
+                hint='give weights="int8/channel" or "int4/channel", or activations="float32"',
+            )
         _one_of("calibrate", self.calibrate, METHODS)
         number = isinstance(self.percentile, int | float) and math.isfinite(self.percentile)
         if not number or not 50.0 < self.percentile <= 100.0:
@@ -81,9 +148,24 @@ class Quantize:
             )
 
     @property
+    def scheme(self) -> str:
+        """Precision that operators get: ``int8``, ``dynamic``, ``weight`` or ``binary``."""
+        return ACTIVATIONS[self.activations]
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether ranges of activations have to be seen first."""
+        return self.scheme in ("int8", "binary")
+
+    @property
+    def weight_form(self) -> WeightForm:
+        """How weights are stored."""
+        return _weight_form(self.weights)
+
+    @property
     def weight_granularity(self) -> str:
-        """``channel`` or ``tensor``."""
-        return _WEIGHTS[self.weights]
+        """``channel``, ``tensor`` or ``group``."""
+        return self.weight_form.granularity
 
     def to_dict(self) -> dict[str, Any]:
         """The options as JSON values, for the plan."""
@@ -102,15 +184,47 @@ class Quantize:
         if isinstance(option, Path):
             return option
         if isinstance(option, str):
-            if option == "int8":
-                return cls()
+            if option in WORDS:
+                weights, activations = WORDS[option]
+                return cls(weights=weights, activations=activations)
             if option.endswith(".json"):
                 return Path(option)
         raise InputError(
             f"cannot quantize by {option!r}",
             where="quantize",
-            hint='give "int8", a Quantize(...), or the path of a plan, a .json file',
+            hint=f"give one of {', '.join(WORDS)}, a Quantize(...), or the path of a plan, a "
+            ".json file",
         )
+
+
+def _weight_form(text: str) -> WeightForm:
+    """Read a form such as ``int4/group32`` or ``codebook4/channel``.
+
+    Raises:
+        InputError: There is no such form.
+    """
+    match = re.fullmatch(r"([a-z]+?\d*?)(\d*)(?:/([a-z]+)(\d*))?", str(text))
+    name, number, granularity, size = match.groups() if match else ("", "", "", "")
+    if name != "codebook":
+        name, number = name + number, ""
+    forms = WEIGHT_FORMS.get(name, ())
+    granularity = granularity or (forms[0] if forms else "")
+    bits = int(number or CODEBOOK_BITS) if name == "codebook" else 0
+    group = int(size or GROUP) if granularity == "group" else 0
+    known = granularity in forms and (not size or granularity == "group")
+    if (
+        not known
+        or (name == "codebook" and not 1 <= bits <= 8)
+        or (granularity == "group" and group < 2)
+    ):
+        given = [f"{n}/{g}" for n, all_of in WEIGHT_FORMS.items() for g in all_of]
+        raise InputError(
+            f"weights is {text!r}",
+            where="quantize",
+            hint=f"give one of {', '.join(given)}; a group with its size, as in int4/group64, a "
+            "codebook with its bits, as in codebook4",
+        )
+    return WeightForm(name, granularity, group, bits)
 
 
 def _one_of(name: str, value: Any, known: tuple[str, ...]) -> None:
@@ -120,4 +234,12 @@ def _one_of(name: str, value: Any, known: tuple[str, ...]) -> None:
         )
 
 
-__all__ = ["FEW_SAMPLES", "METHODS", "Quantize", "QuantizeOption"]
+__all__ = [
+    "FEW_SAMPLES",
+    "METHODS",
+    "WEIGHT_FORMS",
+    "WORDS",
+    "Quantize",
+    "QuantizeOption",
+    "WeightForm",
+]
