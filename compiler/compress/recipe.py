@@ -86,7 +86,8 @@ class Quantize:
         percentile: Share of the values, in percent, that ``percentile`` keeps.
         keep: Layers that stay in float32: module paths (all that is under them stays), or
             names of operators as a plan writes them.
-        power_of_two: All scales are powers of two, for hardware that only shifts.
+        power_of_two: All scales are powers of two, and zero points 0, for hardware that only
+            shifts.
         equalize: Equalize the channels of neighbouring layers first, where that is exact.
         correct_bias: Correct the mean error that rounded weights make in each channel.
         samples: Most calibration samples to look at.

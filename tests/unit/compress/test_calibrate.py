@@ -163,6 +163,8 @@ def test_power_of_two(graph: PlainGraph) -> None:
     scales = [t.scale for t in plan.tensors.values()]
     scales += [s for o in plan.operators.values() if o.weight for s in o.weight.scales]
     assert all(np.frexp(s)[0] == 0.5 for s in scales)
+    # What only shifts pads with zeros and multiplies signed numbers.
+    assert {(t.dtype, t.zero_point) for t in plan.tensors.values()} == {("int8", 0)}
 
 
 @pytest.mark.parametrize("method", ["minmax", "average", "percentile", "kl"])

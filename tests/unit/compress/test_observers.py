@@ -95,7 +95,8 @@ def test_the_zero_of_activations_is_exact(power_of_two: bool) -> None:
     for _ in range(50):
         low, high = -rng.uniform(0, 3), rng.uniform(0.1, 3)
         plan = activation_plan(low, high, method="t", power_of_two=power_of_two, seen=(low, high))
-        assert 0 <= plan.zero_point <= 255
+        assert plan.dtype == ("int8" if power_of_two else "uint8")
+        assert plan.zero_point == 0 if power_of_two else 0 <= plan.zero_point <= 255
         least, greatest = plan.real_limits
         assert least <= low + plan.scale
         assert greatest >= high - plan.scale
@@ -111,6 +112,15 @@ def test_power_of_two_takes_the_better_neighbour() -> None:
         s: quantization_error(values, -128 * s, 127 * s) for s in (scale / 2, scale, scale * 2)
     }
     assert errors[scale] == min(errors.values())
+
+
+@pytest.mark.parametrize("method", ["minmax", "percentile", "kl"])
+def test_a_power_of_two_spans_the_range_of_other_methods(method: str) -> None:
+    observer = observe(*np.random.default_rng(9).exponential(0.3, (5, 2000)))
+    low, high = observer.range_by(method, 99.9)
+    _, greatest = choose_range(observer, method, 99.9, True)
+    assert greatest >= high > greatest / 2
+    assert low == 0.0
 
 
 @pytest.mark.parametrize("method", ["minmax", "mse"])
