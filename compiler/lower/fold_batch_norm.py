@@ -8,6 +8,7 @@ becomes a multiplication and an addition.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,12 +29,45 @@ CHANNEL_AXIS = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """One normalization that went into a weight and a bias, by the names of the constants.
+
+    Training needs it, to compute folded constants from the model's own parameters.
+
+    Attributes:
+        weight: The folded weight.
+        bias: The folded bias.
+        source: The weight before.
+        source_bias: The bias before; empty without one.
+        statistics: Factor, offset, mean and variance of the normalization; empty for unnamed
+            ones.
+        axis: Axis of output channels in the weight.
+        epsilon: Added to the variance.
+        scale: Whether there is a factor.
+        center: Whether there is an offset.
+    """
+
+    weight: str
+    bias: str
+    source: str
+    source_bias: str
+    statistics: tuple[str, str, str, str]
+    axis: int
+    epsilon: float
+    scale: bool
+    center: bool
+
+
 @relax.expr_functor.mutator
 class _Folder(relax.PyExprMutator):
-    def __init__(self, module: IRModule, table: ParameterTable, view: FunctionView) -> None:
+    def __init__(
+        self, module: IRModule, table: ParameterTable, view: FunctionView, folds: list[Fold]
+    ) -> None:
         super().__init__(module)
         self.table = table
         self.view = view
+        self.folds = folds
 
     def visit_tuple_getitem_(self, op: Any) -> Any:
         call = self.view.definition(op.tuple_value)
@@ -51,7 +85,7 @@ class _Folder(relax.PyExprMutator):
         shift = beta - mean * scale
         rank = len(shape_of(call.args[0]) or [])
         axis = int(call.attrs.axis) % rank
-        folded = self._fold_into_weights(call.args[0], scale, shift, rank, axis)
+        folded = self._fold_into_weights(call, scale, shift, rank, axis)
         if folded is not None:
             return folded
         data = self.visit_expr(call.args[0])
@@ -63,9 +97,10 @@ class _Folder(relax.PyExprMutator):
         return relax.op.add(scaled, offset)
 
     def _fold_into_weights(
-        self, data: Any, scale: Array, shift: Array, rank: int, axis: int
+        self, call: Any, scale: Array, shift: Array, rank: int, axis: int
     ) -> Any | None:
         """The folded operation and its bias, or None if nothing before it can take them."""
+        data = call.args[0]
         bias = np.zeros_like(scale)
         producer = self.view.definition(data)
         bias_name = None
@@ -109,6 +144,20 @@ class _Folder(relax.PyExprMutator):
         offset = self._per_channel(
             bias * scale + shift, rank, axis, bias_name or f"{name}.bias", dtype
         )
+        names = [self.table.name_of(v) or "" for v in call.args[1:5]]
+        self.folds.append(
+            Fold(
+                weight=self.table.name_of(new_weight) or "",
+                bias=self.table.name_of(offset) or "",
+                source=name,
+                source_bias=bias_name or "",
+                statistics=(names[0], names[1], names[2], names[3]),
+                axis=out_axis,
+                epsilon=float(call.attrs.epsilon),
+                scale=bool(call.attrs.scale),
+                center=bool(call.attrs.center),
+            )
+        )
         return relax.op.add(product, offset)
 
     def _constant(self, expr: Any) -> Any | None:
@@ -131,11 +180,19 @@ class _Folder(relax.PyExprMutator):
         return self.table.constant(value.reshape(shape).astype(dtype), name)
 
 
-def fold_batch_norm(module: IRModule, table: ParameterTable) -> IRModule:
-    """Apply the pass to `main`; unused producers are left to dead code elimination."""
+def fold_batch_norm(
+    module: IRModule, table: ParameterTable, folds: list[Fold] | None = None
+) -> IRModule:
+    """Apply the pass to `main`; unused producers are left to dead code elimination.
+
+    Args:
+        module: The module.
+        table: Names of its constants.
+        folds: Receives what was folded into weights.
+    """
     variable = module.get_global_var("main")
     function = module[variable]
-    folder = _Folder(module, table, FunctionView(function))
+    folder = _Folder(module, table, FunctionView(function), [] if folds is None else folds)
     result = module.clone()
     result.update_func(variable, folder.visit_expr(function))
     return relax.transform.DeadCodeElimination(["main"])(result)

@@ -11,7 +11,7 @@ from compiler.errors import ModelError
 from compiler.lower.channels_last import channels_last
 from compiler.lower.choose_kernels import ChosenKernel, choose_kernels
 from compiler.lower.describe_kernels import describe_kernels, planned_activation_bytes
-from compiler.lower.fold_batch_norm import fold_batch_norm
+from compiler.lower.fold_batch_norm import Fold, fold_batch_norm
 from compiler.lower.fold_constants import fold_constants
 from compiler.lower.legalize_kernels import legalize_kernels
 from compiler.lower.lift_constants import lift_constants
@@ -64,6 +64,7 @@ class Lowering:
         parameters: Packed and folded parameters, once they are lifted.
         reduced: What runs in which precision, once that is decided.
         quantized: What became integers, once the plan is applied.
+        folds: Normalizations that were folded into weights.
     """
 
     imported: Imported
@@ -77,6 +78,7 @@ class Lowering:
     parameters: dict[str, Array] = field(default_factory=dict)
     reduced: PrecisionSummary = field(default_factory=PrecisionSummary)
     quantized: Applied = field(default_factory=Applied)
+    folds: list[Fold] = field(default_factory=list)
 
     def bind_parameters(self, module: IRModule) -> IRModule:
         """Make constants of the parameters of `main`."""
@@ -130,7 +132,7 @@ def graph_passes(state: Lowering) -> list[Step]:
         # The graph: fold what is known, choose layouts.
         Step("BindParameters", state.bind_parameters),
         Step("FoldConstants", lambda m: fold_constants(m, table)),
-        Step("FoldBatchNorm", lambda m: fold_batch_norm(m, table)),
+        Step("FoldBatchNorm", lambda m: fold_batch_norm(m, table, state.folds)),
         Step("DecomposeOpsForInference", t.DecomposeOpsForInference()),
         Step(
             "Quantize",

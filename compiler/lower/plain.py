@@ -12,6 +12,7 @@ from compiler.compress.apply import apply_plan
 from compiler.compress.interpret import interpret
 from compiler.compress.plan import CompressionPlan
 from compiler.compress.sites import PlainGraph, plain_graph
+from compiler.lower.fold_batch_norm import Fold
 from compiler.lower.parameters import ParameterTable
 from compiler.lower.pipeline import Lowering, graph_passes, run_steps
 from compiler.stages import Imported, StageLog
@@ -29,10 +30,19 @@ def plain_module(imported: Imported, target: TargetSpec) -> tuple[IRModule, Para
         imported: The model; it is not changed.
         target: Only the scope that TVM's passes run in: the result is the same for all.
     """
+    module, table, _ = plain_module_and_folds(imported, target)
+    return module, table
+
+
+def plain_module_and_folds(
+    imported: Imported, target: TargetSpec
+) -> tuple[IRModule, ParameterTable, tuple[Fold, ...]]:
+    """As `plain_module`, and what was folded into which weights."""
     state = Lowering(imported, target)
     steps = graph_passes(state)
     end = next(i for i, step in enumerate(steps) if step.name == PLAIN_AFTER) + 1
-    return run_steps(steps[:end], imported.module, target, StageLog()), state.table
+    module = run_steps(steps[:end], imported.module, target, StageLog())
+    return module, state.table, tuple(state.folds)
 
 
 def plain_graph_of(imported: Imported, target: TargetSpec) -> PlainGraph:
@@ -54,4 +64,4 @@ def reference_outputs(
     return result if isinstance(result, tuple) else (np.asarray(result),)
 
 
-__all__ = ["plain_graph_of", "plain_module", "reference_outputs"]
+__all__ = ["plain_graph_of", "plain_module", "plain_module_and_folds", "reference_outputs"]
