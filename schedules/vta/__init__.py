@@ -1,0 +1,1 @@
+"""Lowering to VTA: layers, how each can be computed, and the emitter of programs."""
