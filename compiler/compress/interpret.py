@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from compiler.compress import reference
+from compiler.compress import low_bits, reference
 from compiler.compress.apply import TABLES
 from compiler.compress.operators import PREFIX, attributes_of
 from compiler.compress.sites import operator_name
@@ -66,7 +66,8 @@ def _evaluate(expr: Any, values: Mapping[Any, Any]) -> Any:
         name = operator_name(expr)
         operands = [_evaluate(v, values) for v in expr.args]
         if name.startswith(PREFIX):
-            function = getattr(reference, name.removeprefix(PREFIX))
+            short = name.removeprefix(PREFIX)
+            function = getattr(reference, short, None) or getattr(low_bits, short)
             return function(*operands, **attributes_of(expr))
         if name in EVALUATORS:
             return EVALUATORS[name](expr, operands)

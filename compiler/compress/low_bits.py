@@ -85,14 +85,14 @@ def stored_weight(
 
     Args:
         weight: Real numbers.
-        dtype: ``int8``, ``ternary`` or ``binary``.
+        dtype: ``ternary`` or ``binary``.
         scales: Of the plan; empty for those that follow from the weight.
         axis: Of output channels.
         tensor: Whether there is one scale in all.
         method: How the scales were chosen.
 
     Raises:
-        ValueError: The dtype is none of these, or int8 comes without scales.
+        ValueError: The dtype is none of these.
     """
     along = None if tensor else axis
     if dtype == "ternary":
@@ -103,9 +103,7 @@ def stored_weight(
     if dtype == "binary":
         stored, derived = binary_scales(weight, along)
         return stored, tuple(scales) or derived
-    if dtype != "int8" or not scales:
-        raise ValueError(f"weights of {dtype} with {len(scales)} scales")
-    return quantize_weight(weight, scales, axis), tuple(scales)
+    raise ValueError(f"weights of dtype {dtype!r} have more than two bits")
 
 
 def _rows(weight: Array, axis: int | None) -> Array:

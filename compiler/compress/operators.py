@@ -39,10 +39,49 @@ _OPERANDS: Mapping[str, int] = {
     "quantize": 1, "dequantize": 1, "requantize": 1, "sums_to_float": 1, "add": 2,
     "multiply": 2, "rescale": 1, "lookup": 1,
 }  # fmt: skip
+
+
+def _packed(extent: Any) -> Any:
+    """Words of 32 signs for an extent of channels."""
+    return tirx.IntImm("int64", -(-int(extent) // 32))
+
+
+def _sign(call: Any, _builder: Any) -> Any:
+    """Type of packed signs: words along the axis of channels."""
+    shape = list(call.args[0].ty.shape.values)
+    axis = int(call.attrs["axis"])
+    shape[axis] = _packed(shape[axis])
+    return relax.TensorType(shape, "uint32")
+
+
+def _binary_conv2d(call: Any, _builder: Any) -> Any:
+    """Type of the sums of a convolution of signs."""
+    a = attributes_of(call)
+    shape = list(call.args[0].ty.shape.values)
+    outputs, _, *kernel = call.args[1].ty.shape.values
+    first = 1 if a["layout"] == "NHWC" else 2
+    for i in range(2):
+        size = int(shape[first + i]) + a["padding"][i] + a["padding"][i + 2]
+        reach = a["dilation"][i] * (int(kernel[i]) - 1) + 1
+        shape[first + i] = tirx.IntImm("int64", (size - reach) // a["strides"][i] + 1)
+    shape[3 if first == 1 else 1] = outputs
+    return relax.TensorType(shape, "int32")
+
+
+def _binary_matmul(call: Any, _builder: Any) -> Any:
+    """Type of the sums of a product of signs."""
+    *lead, _ = call.args[0].ty.shape.values
+    return relax.TensorType([*lead, call.args[1].ty.shape.values[1]], "int32")
+
+
 _RESULTS: Mapping[str, str] = {"dequantize": "float32", "sums_to_float": "float32"}
 OPERATORS: Mapping[str, Any] = {
     name: register_relax_operator(f"{PREFIX}{name}", _elementwise(_RESULTS.get(name, "")))
     for name in _OPERANDS
+} | {
+    "sign": register_relax_operator(f"{PREFIX}sign", _sign),
+    "binary_conv2d": register_relax_operator(f"{PREFIX}binary_conv2d", _binary_conv2d),
+    "binary_matmul": register_relax_operator(f"{PREFIX}binary_matmul", _binary_matmul),
 }
 
 
@@ -62,8 +101,11 @@ def call(name: str, *arguments: Any, **attributes: Any) -> Any:
 
 
 def attributes_of(expr: Any) -> dict[str, Any]:
-    """The attributes of a call of an integer operator, as Python's own numbers and texts."""
-    result: dict[str, Any] = {}
-    for key, value in expr.attrs.items():
-        result[str(key)] = value if isinstance(value, (int, float)) else str(value)
-    return result
+    """The attributes of a call of an integer operator, as Python's own numbers, texts and lists."""
+    return {str(key): _plain(value) for key, value in expr.attrs.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (int, float)):
+        return value
+    return str(value) if isinstance(value, str) else [_plain(v) for v in value]

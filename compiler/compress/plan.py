@@ -182,6 +182,8 @@ class OperatorPlan:
         why: Why it has its precision, or a remark.
         sqnr_db: Signal to quantization noise ratio of its output, the whole model quantized,
             in decibels, as calibration measured it; None where it was not.
+        sign_scale: Of a binary operator: the magnitude that its input's signs stand for, a
+            float32 number.
     """
 
     kind: str
@@ -192,12 +194,24 @@ class OperatorPlan:
     weight: WeightPlan | None = None
     why: str = ""
     sqnr_db: float | None = None
+    sign_scale: float | None = None
 
     def __post_init__(self) -> None:
         _check(
             self.precision in PRECISIONS,
             f"precision {self.precision!r} is none of {', '.join(PRECISIONS)}",
         )
+        _check(
+            (self.precision == "binary") == (self.sign_scale is not None),
+            f"sign_scale is {self.sign_scale!r} for precision {self.precision!r}",
+        )
+        if self.sign_scale is not None:
+            _check_scale(self.sign_scale, power_of_two=False)
+            stored = self.weight.dtype if self.weight is not None else "float32"
+            _check(
+                stored == "binary",
+                f"precision 'binary' multiplies signs, and the weight is {stored}, not binary",
+            )
         _check(
             self.precision not in FLOATS or self.weight is None,
             f"an operator in {self.precision} has no plan for its weight",
@@ -277,12 +291,12 @@ class CompressionPlan:
     def __post_init__(self) -> None:
         _check(self.schema == SCHEMA, f"schema {self.schema!r} is not {SCHEMA!r}")
         for name, operator in self.operators.items():
-            if operator.precision in ("int8", "binary"):
+            if operator.precision == "int8":
                 for read in operator.inputs:
                     _check(
                         read in self.tensors,
-                        f"operator {name!r} is {operator.precision}, but its input {read!r} is no "
-                        "tensor of the plan",
+                        f"operator {name!r} is int8, but its input {read!r} is no tensor of "
+                        "the plan",
                     )
         for name in self.bias_corrections:
             _check(name in self.operators, f"bias correction of an unknown operator {name!r}")

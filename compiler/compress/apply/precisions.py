@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from compiler.compress.apply import tensors, weighted
+from compiler.compress.apply import binary, tensors, weighted
 from compiler.compress.apply.quantizer import Applied, Constants, Handler, Quantizer
 from compiler.compress.plan import CompressionPlan
 from compiler.compress.sites import plain_graph
@@ -12,7 +12,9 @@ from schedules.tvm_adapter import IRModule, relax
 
 #: By precision and Relax operator. A new precision is a file beside this one with a table of
 #: its own, joined here.
-HANDLERS: Mapping[tuple[str, str], Handler] = {**weighted.HANDLERS, **tensors.HANDLERS}
+HANDLERS: Mapping[tuple[str, str], Handler] = {
+    **weighted.HANDLERS, **tensors.HANDLERS, **binary.HANDLERS,
+}  # fmt: skip
 
 
 def apply_plan(

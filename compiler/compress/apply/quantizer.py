@@ -17,7 +17,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from compiler.compress import reference
+from compiler.compress import low_bits, reference
 from compiler.compress.apply.facts import along, clip_limits, clip_real, scale_inputs
 from compiler.compress.operators import call
 from compiler.compress.plan import FLOATS, CompressionPlan, OperatorPlan, TensorPlan
@@ -86,6 +86,7 @@ class Quantizer:
 
     Attributes:
         stored: Integer variables by the plan's name of the tensor.
+        flags: Tensors of which only signs are read, as 0 and 1 for negative and positive.
         real: Expressions for the original variables, in float32.
     """
 
@@ -100,6 +101,8 @@ class Quantizer:
         self.sites = graph.by_name()
         self.builder = relax.BlockBuilder()
         self.stored: dict[str, Any] = {}
+        self.flags: dict[str, Any] = {}
+        self.packed: dict[tuple[str, int], Any] = {}
         self.real: dict[Any, Any] = {}
         self.applied = Applied()
         self.variables: dict[str, Any] = {}
@@ -112,6 +115,8 @@ class Quantizer:
             for name in operator.epilogue
         }
         self.handlers = handlers
+        self.readers = graph.readers()
+        self.sign_only: dict[str, bool] = {}
 
     def rewrite(self) -> Any:
         """The function on integers."""
@@ -151,6 +156,8 @@ class Quantizer:
         result = handler(self, site, operator)
         if operator.output in self.plan.tensors:
             self.stored[operator.output] = result
+        elif self.only_signs_of(operator.output):
+            self.flags[operator.output] = result
         else:
             self.real[self.variables[operator.output]] = result
 
@@ -194,6 +201,34 @@ class Quantizer:
             )  # fmt: skip
         return self.stored[name]
 
+    def signs(self, name: str, axis: int) -> Any:
+        """The signs of a tensor, packed along an axis."""
+        if (name, axis) not in self.packed:
+            if name in self.flags:
+                data, zero = self.flags[name], 1
+            elif name in self.plan.tensors:
+                data, zero = self.narrow(name), self.tensor(name).zero_point
+            else:
+                data, zero = self.wide(self.variables[name]), 0
+            value = self.builder.emit(call("sign", data, zero_point=zero, axis=axis))
+            self.packed[name, axis] = value
+        return self.packed[name, axis]
+
+    def only_signs_of(self, name: str) -> bool:
+        """Whether integers give a tensor that no plan stores, and all that is read are signs."""
+        if name not in self.sign_only:
+            maker = next((o for o in self.plan.operators.values() if o.output == name), None)
+            readers = [self.plan.operators.get(s.name) for s in self.readers.get(name, ())]
+            self.sign_only[name] = (
+                maker is not None
+                and maker.precision in ("int8", "binary")
+                and maker.weight is not None
+                and name not in (*self.plan.tensors, *self.graph.outputs)
+                and bool(readers)
+                and all(r is not None and r.precision == "binary" for r in readers)
+            )
+        return self.sign_only[name]
+
     def substitute(self, expr: Any) -> Any:
         """An expression of float32 on the new variables."""
         if isinstance(expr, relax.Var):
@@ -220,7 +255,24 @@ class Quantizer:
         )
 
     def weight(self, site: Site, operator: OperatorPlan) -> tuple[Array, Array]:
-        """The weight as real numbers, equalized, and the scales, one a channel."""
+        """The weight as the plan stores it, int8, and the scales, one a channel."""
+        real, plan = self.real_weight(site, operator), operator.weight
+        if plan is None:
+            raise AssertionError
+        channels = real.shape[plan.axis]
+        if len(plan.scales) not in (0, 1, channels):
+            raise self.error(site, f"{len(plan.scales)} scales for {channels} channels")
+        if plan.dtype in ("ternary", "binary"):
+            stored, scales = low_bits.stored_weight(
+                real, plan.dtype, plan.scales, plan.axis, tensor=plan.granularity == "tensor",
+                method=plan.method,
+            )  # fmt: skip
+        else:
+            stored, scales = reference.quantize_weight(real, plan.scales, plan.axis), plan.scales
+        return stored, np.broadcast_to(np.asarray(scales, np.float64), (channels,))
+
+    def real_weight(self, site: Site, operator: OperatorPlan) -> Array:
+        """The weight as real numbers, equalized."""
         constant = site.value.args[1]
         if not isinstance(constant, GenericConst) or operator.weight is None:
             raise self.error(site, "it has no constant weight with a plan of its own")
@@ -232,11 +284,7 @@ class Quantizer:
                 weight = weight / along(factors, weight.ndim, axis)
             if equalization.second == site.name:
                 weight = scale_inputs(weight, factors, site)
-        channels = weight.shape[axis]
-        scales = np.asarray(operator.weight.scales, np.float64)
-        if len(scales) not in (1, channels):
-            raise self.error(site, f"{len(scales)} scales for {channels} channels")
-        return weight, np.broadcast_to(scales, (channels,))
+        return weight
 
     def epilogue(self, site: Site, operator: OperatorPlan, channels: int) -> Epilogue:
         """What the operators after it add and clip."""
@@ -330,6 +378,13 @@ class Quantizer:
         owner = self.owner(site)
         bias = self.constants.constant(offset.astype(np.int32).reshape(shape), f"{owner}.bias")
         result = self.plan.tensors.get(operator.output)
+        if self.only_signs_of(operator.output):
+            low, high = int(epilogue.low >= 0.0), int(epilogue.high >= 0.0)
+            value = call(
+                "requantize", sums, bias, shift=0, zero_point=1, low=low, high=max(low, high),
+                dtype="uint8",
+            )  # fmt: skip
+            return self.emit(value, site)
         if result is None:
             factor = scales.astype(np.float32).reshape(shape)
             constant = self.constants.constant(factor, f"{owner}.scale")

@@ -17,11 +17,10 @@ from schedules.tvm_adapter import relax
 
 def convolution(q: Quantizer, site: Site, operator: OperatorPlan) -> Any:
     """A convolution in one or two dimensions, padded with the zero point first."""
-    real, scales = q.weight(site, operator)
+    stored, scales = q.weight(site, operator)
     if operator.weight is None:
         raise AssertionError
     source = q.tensor(operator.inputs[0])
-    stored = reference.quantize_weight(real, tuple(scales), 0)
     data = q.narrow(operator.inputs[0])
     a = site.value.attrs
     spatial = stored.ndim - 2
@@ -49,10 +48,9 @@ def matmul(q: Quantizer, site: Site, operator: OperatorPlan) -> Any:
     """A product with a constant matrix, or of two activations."""
     if operator.weight is None:
         return product(q, site, operator)
-    real, scales = q.weight(site, operator)
-    if real.ndim != 2 or operator.weight.axis != 1:
+    stored, scales = q.weight(site, operator)
+    if stored.ndim != 2 or operator.weight.axis != 1:
         raise q.error(site, "its weight is no matrix with output channels last")
-    stored = reference.quantize_weight(real, tuple(scales), 1)
     weight = q.constants.constant(stored, operator.weight.parameter)
     q.applied.weights[operator.weight.parameter] = stored.nbytes
     data = q.narrow(operator.inputs[0])
