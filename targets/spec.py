@@ -115,6 +115,11 @@ class TargetSpec:
         # Read-only mappings do not pickle; plain ones do, and the constructor freezes them again.
         return TargetSpec, tuple(_plain(getattr(self, f.name)) for f in fields(self))
 
+    @property
+    def machine(self) -> str:
+        """The machine of its CPU code, as ``uname -m`` prints it there."""
+        return str(self.tvm.get("mtriple", "x86_64")).partition("-")[0]
+
     def tvm_dict(self) -> dict[str, Any]:
         """A fresh plain dictionary for `tvm.target.Target`."""
         result: dict[str, Any] = _plain(self.tvm)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
+from compiler.elf import check_shared_object
 from compiler.errors import CompileError
 from compiler.linker import find_linker
 from compiler.native import AMX_PERMISSION_SOURCE
@@ -47,7 +47,7 @@ def build(lowered: Lowered, target: TargetSpec, log: StageLog, workdir: Path) ->
         CompileError: A function has no schedule, LLVM refused the module, or no linker is
             there or it failed.
     """
-    linker = find_linker()
+    linker = find_linker(target)
     check_scheduled(lowered.module, target)
     library = workdir / "module.so"
     with log.time("build", "code generation"):
@@ -64,14 +64,15 @@ def build(lowered: Lowered, target: TargetSpec, log: StageLog, workdir: Path) ->
             ) from error
     with log.time("build", "link"):
         try:
-            executable.export_library(str(library), cc=linker, addons=_addons(lowered))
-        except (RuntimeError, OSError, subprocess.SubprocessError) as error:
+            executable.export_library(str(library), fcompile=linker, addons=_addons(lowered))
+        except (RuntimeError, OSError) as error:
             raise CompileError(
-                f"linking with {linker} failed: {_summary(error)}",
+                f"linking with {linker.name} failed: {_summary(error)}",
                 stage="build",
                 target=target.name,
-                hint="check that the disk is not full and that the compiler can link a program",
+                hint="check that the disk is not full",
             ) from error
+        check_shared_object(library, linker.machine)
     return Built(
         library=library,
         inputs=lowered.inputs,

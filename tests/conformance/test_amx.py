@@ -112,7 +112,7 @@ def pick(workload: Workload, seed: int) -> Choice:
 
 def build(workload: Workload, choice: Choice, *, epilogue: bool = True) -> Any:
     data, _ = placeholders(workload)
-    weight = te.placeholder(AMX.packed_shape(workload, choice, SPEC), workload.dtypes[1], "weight")
+    weight = te.placeholder(*AMX.packed(workload, choice, SPEC)[0], "weight")
     out = AMX.compute(workload, choice, SPEC, data, weight)
     if epilogue:
         raw = out
@@ -207,8 +207,8 @@ def reference(workload: Workload, choice: Choice, data: Array, weight: Array) ->
 def check(workload: Workload, choice: Choice, emulator: Emulator) -> None:
     data, weight = random_arrays(workload)
     library = build(workload, choice)
-    packed = AMX.pack(workload, choice, SPEC, weight)
-    assert packed.shape == AMX.packed_shape(workload, choice, SPEC)
+    (packed,) = AMX.pack(workload, choice, SPEC, weight)
+    assert packed.shape == AMX.packed(workload, choice, SPEC)[0][0]
     emulator.install()
     emulator.reset_counts()
     got = run(library, workload, data, packed)
@@ -323,7 +323,7 @@ def test_reads_nothing_behind_the_operands(
     choice = pick(workload, seed)
     library = build(workload, choice)
     data, weight = random_arrays(workload)
-    packed = AMX.pack(workload, choice, SPEC, weight)
+    (packed,) = AMX.pack(workload, choice, SPEC, weight)
 
     def at_the_end(array: Array) -> Array:
         assert array.nbytes % 64 == 0  # so that it is aligned as any tensor is
@@ -406,12 +406,12 @@ path = Path(sys.argv[1]) / "module.so"
 workload = dense(20, 64, 32)
 choice = pick(workload, 0)
 build(workload, choice, epilogue=False).export_library(
-    str(path), cc=find_linker(), addons=[str(AMX_PERMISSION_SOURCE)]
+    str(path), fcompile=find_linker(), addons=[str(AMX_PERMISSION_SOURCE)]
 )
 module = tvm.runtime.load_module(str(path))
 check_amx(path, "a product")
 data, weight = random_arrays(workload)
-got = run(module, workload, data, AMX.pack(workload, choice, SPEC, weight))
+got = run(module, workload, data, *AMX.pack(workload, choice, SPEC, weight))
 print("equal" if np.array_equal(got, reference(workload, choice, data, weight)) else "different")
 """
 

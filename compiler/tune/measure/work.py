@@ -66,7 +66,7 @@ def _compile(function: Any, spec: TargetSpec, library: str, addons: list[str]) -
     from schedules.tvm_adapter import IRModule, target, tvm
 
     executable = tvm.compile(IRModule({"main": function}), target=target.Target(spec.tvm_dict()))
-    executable.export_library(library, cc=find_linker(), addons=addons)
+    executable.export_library(library, fcompile=find_linker(spec), addons=addons)
 
 
 @lru_cache(maxsize=16)
