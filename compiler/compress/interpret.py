@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from compiler.compress import low_bits, reference
+from compiler.compress import low_bits, reference, rows
 from compiler.compress.apply import TABLES
 from compiler.compress.operators import PREFIX, attributes_of
 from compiler.compress.sites import operator_name
@@ -21,6 +21,8 @@ from compiler.errors import PlanError
 from schedules.tvm_adapter import GenericConst, IRModule, relax, tirx
 
 Array = npt.NDArray[Any]
+#: Where the integer operators are defined, each in one of them.
+REFERENCES = (reference, low_bits, rows)
 Evaluate = Callable[[Any, list[Any]], Any]
 #: Called with the name of each variable and its value.
 Observer = Callable[[str, Any], None]
@@ -67,7 +69,7 @@ def _evaluate(expr: Any, values: Mapping[Any, Any]) -> Any:
         operands = [_evaluate(v, values) for v in expr.args]
         if name.startswith(PREFIX):
             short = name.removeprefix(PREFIX)
-            function = getattr(reference, short, None) or getattr(low_bits, short)
+            function = next(f for m in REFERENCES if (f := getattr(m, short, None)) is not None)
             return function(*operands, **attributes_of(expr))
         if name in EVALUATORS:
             return EVALUATORS[name](expr, operands)

@@ -37,7 +37,8 @@ def _elementwise(dtype: str) -> Callable[[Any, Any], Any]:
 #: constants that broadcast.
 _OPERANDS: Mapping[str, int] = {
     "quantize": 1, "dequantize": 1, "requantize": 1, "sums_to_float": 1, "add": 2,
-    "multiply": 2, "rescale": 1, "lookup": 1,
+    "multiply": 2, "rescale": 1, "lookup": 1, "exponentials": 1, "requantize_rows": 1,
+    "layer_norm": 1,
 }  # fmt: skip
 
 
@@ -74,11 +75,27 @@ def _binary_matmul(call: Any, _builder: Any) -> Any:
     return relax.TensorType([*lead, call.args[1].ty.shape.values[1]], "int32")
 
 
-_RESULTS: Mapping[str, str] = {"dequantize": "float32", "sums_to_float": "float32"}
+def _row_factors(call: Any, _builder: Any) -> Any:
+    """Type of one float32 number a row."""
+    *lead, _ = call.args[0].ty.shape.values
+    return relax.TensorType([*lead, tirx.IntImm("int64", 1)], "float32")
+
+
+def _sum_rows(call: Any, _builder: Any) -> Any:
+    """Type of the sums of rows, whose axis is gone."""
+    *lead, _ = call.args[0].ty.shape.values
+    return relax.TensorType(lead, "float32")
+
+
+_RESULTS: Mapping[str, str] = {
+    "dequantize": "float32", "sums_to_float": "float32", "exponentials": "uint8",
+}  # fmt: skip
 OPERATORS: Mapping[str, Any] = {
     name: register_relax_operator(f"{PREFIX}{name}", _elementwise(_RESULTS.get(name, "")))
     for name in _OPERANDS
 } | {
+    "row_factors": register_relax_operator(f"{PREFIX}row_factors", _row_factors),
+    "sum_rows": register_relax_operator(f"{PREFIX}sum_rows", _sum_rows),
     "sign": register_relax_operator(f"{PREFIX}sign", _sign),
     "binary_conv2d": register_relax_operator(f"{PREFIX}binary_conv2d", _binary_conv2d),
     "binary_matmul": register_relax_operator(f"{PREFIX}binary_matmul", _binary_matmul),

@@ -35,7 +35,9 @@ if TYPE_CHECKING:
 SCHEMA = "tilewright.plan/2"
 
 #: Least and greatest stored value of a dtype. Weights leave out -128: they are symmetric.
-LIMITS: Mapping[str, tuple[int, int]] = {"uint8": (0, 255), "int8": (-128, 127)}
+LIMITS: Mapping[str, tuple[int, int]] = {
+    "uint8": (0, 255), "int8": (-128, 127), "int16": (-32768, 32767),
+}  # fmt: skip
 WEIGHT_LIMIT = 127
 
 #: Precisions of operators that the quantizer leaves as they are.
@@ -71,7 +73,7 @@ class TensorPlan:
     """How one activation tensor is stored.
 
     Attributes:
-        dtype: ``uint8`` or ``int8``.
+        dtype: ``uint8`` or ``int8``; ``int16`` for what is added up or normalized next.
         scale: Step between two stored values, a float32 number.
         zero_point: The stored value that means 0.0.
         method: How the range was chosen: a calibration method, ``shared`` with the tensors that

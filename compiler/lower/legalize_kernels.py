@@ -23,6 +23,7 @@ from compiler.lower.graph import (
     static_shape,
 )
 from compiler.lower.legalize_integers import LEGALIZATIONS as INTEGER_LEGALIZATIONS
+from compiler.lower.legalize_rows import legalizations as row_legalizations
 from compiler.lower.parameters import ParameterTable, value_of
 from schedules.cpu import bfloat16
 from schedules.cpu.annotations import WORKLOAD
@@ -108,6 +109,7 @@ class KernelLegalizer:
             "nn.pad": self.pad,
             "astype": self.astype,
             **INTEGER_LEGALIZATIONS,
+            **row_legalizations(self.spec),
         }
 
     # Convolutions and matrix products

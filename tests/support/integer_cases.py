@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from compiler.build import build
-from compiler.compress import reference
+from compiler.compress import reference, rows
 from compiler.compress.interpret import interpret
 from compiler.compress.operators import call
 from compiler.lower import lower
@@ -30,6 +30,8 @@ Array = np.ndarray[Any, Any]
 #: Adds a case's operators, given the block builder and its inputs; returns its results.
 Emit = Callable[[Any, list[Any]], list[Any]]
 DTYPES = ("uint8", "int8")
+#: With the wider one of sums that are added up or normalized next.
+WIDE = (*DTYPES, "int16", "int16")
 
 
 @dataclass(frozen=True)
@@ -366,11 +368,90 @@ class Maker:
         return Case(f"concat {dtype}{shapes}", tuple((s, dtype) for s in shapes), emit)
 
 
+    # Rows
+
+    def _row(self) -> tuple[int, ...]:
+        pick = self.source
+        lead = pick.choice([(1,), (3,), (2, 5), (1, 3, 7)])
+        return (*lead, pick.choice([1, 2, 5, 16, 31, 32, 49, 64, 100, 197, 384]))
+
+    def _exponentials(self) -> Case:
+        numbers = rows.exponent_numbers(2.0 ** self.source.uniform(-14, 3))
+        names = ("factor", "shift", "limit")
+        dtype = self.source.choice(WIDE)
+        attributes = dict(zip(names, numbers, strict=True))
+        return self._of_rows("exponentials", attributes, dtype)
+
+    def _row_factors(self) -> Case:
+        return self._of_rows("row_factors", {"ratio": self._real(-10, 10)}, "uint8")
+
+    def _sum_rows(self) -> Case:
+        scale = self.source.choice([1.0, self._real(-8, 0)])
+        return self._of_rows("sum_rows", {"scale": scale}, "float32")
+
+    def _of_rows(self, name: str, attributes: dict[str, Any], dtype: str) -> Case:
+        shape = self._row()
+        return Case(
+            f"{name} {dtype}{shape} {attributes}",
+            ((shape, dtype),),
+            lambda bb, inputs: [bb.emit(call(name, inputs[0], **attributes))],
+        )
+
+    def _real(self, low: float, high: float) -> float:
+        return float(np.float32(2.0 ** self.source.uniform(low, high)))
+
+    def _layer_norm(self) -> Case:
+        shape, dtype = self._row(), self.source.choice(WIDE)
+        length = shape[-1]
+        size = 2.0 ** self.source.uniform(2, 20)
+        gain = (self.numpy.standard_normal(length) * size / length**0.5).astype(np.float32)
+        bias = self.numpy.integers(-(2**20), 2**20, length).astype(np.int32)
+        attributes = {
+            "epsilon": rows.norm_epsilon(1e-6, length, 2.0 ** self.source.uniform(-12, 0)),
+            **self._bounds(self.source.choice(WIDE)),
+        }
+
+        def emit(bb: Any, inputs: list[Any]) -> list[Any]:
+            constants = [self.table.constant(v, n) for v, n in ((gain, "gain"), (bias, "bias"))]
+            return [bb.emit(call("layer_norm", inputs[0], *constants, **attributes))]
+
+        return Case(f"layer_norm {dtype}{shape} {attributes}", ((shape, dtype),), emit)
+
+    def _attention(self) -> Case:
+        """Scores with a mask, their exponentials, and the product with the values."""
+        pick = self.source
+        batch, length, width = pick.randint(1, 3), pick.choice([4, 16, 33]), pick.choice([4, 32])
+        numbers = dict(
+            zip(("factor", "shift", "limit"), rows.exponent_numbers(0.002), strict=True)
+        )
+        mask = {
+            "zero_a": 0, "factor_a": 1, "zero_b": 0, "factor_b": 1, "shift": 0, "zero_point": 0,
+            "low": -(2**15), "high": 2**15 - 1, "dtype": "int16",
+        }  # fmt: skip
+        ratio, bounds = self._real(-6, 4), self._bounds(pick.choice(DTYPES))
+
+        def emit(bb: Any, inputs: list[Any]) -> list[Any]:
+            scores = bb.emit(call("add", *inputs[:2], **mask))
+            weights = bb.emit(call("exponentials", scores, **numbers))
+            factors = bb.emit(call("row_factors", weights, ratio=ratio))
+            sums = bb.emit(relax.op.matmul(weights, inputs[2], out_dtype="int32"))
+            return [bb.emit(call("requantize_rows", sums, factors, **bounds))]
+
+        return Case(
+            f"attention {batch} {length} {width} {ratio} {bounds}",
+            (
+                ((batch, length, length), "int16"), ((batch, 1, length), "int16"),
+                ((batch, length, width), "int8"),
+            ),
+            emit,
+        )  # fmt: skip
+
+
 #: Kinds of cases, those that matter most several times.
 KINDS = (
     "conv2d", "conv2d", "conv2d", "conv2d", "depthwise", "depthwise", "residual", "dense", "dense",
     "product", "add", "multiply", "rescale", "quantize", "dequantize", "lookup", "max_pool",
-    "concat",
+    "concat", "exponentials", "row_factors", "sum_rows", "layer_norm", "layer_norm", "attention",
 )  # fmt: skip
 
 
@@ -427,6 +508,13 @@ def random_inputs(cases: Sequence[Case], numpy: np.random.Generator) -> list[Arr
     return found
 
 
+def _bits(value: Array) -> bytes:
+    """The bytes of an array; there are many numbers that are none, and all count as one."""
+    if value.dtype == np.float32:
+        value = np.where(np.isnan(value), np.float32(np.nan), value)
+    return np.ascontiguousarray(value).tobytes()
+
+
 def check(cases: Sequence[Case], spec: TargetSpec, draws: int, seed: int = 0) -> tuple[Any, ...]:
     """Compile the cases for a target, run them on `draws` inputs, and compare every bit.
 
@@ -457,5 +545,5 @@ def check(cases: Sequence[Case], spec: TargetSpec, draws: int, seed: int = 0) ->
             for case, want, have in zip(cases, wanted, given, strict=True):
                 array = np.asarray(have)
                 assert array.dtype == want.dtype, case.text
-                assert array.tobytes() == np.ascontiguousarray(want).tobytes(), case.text
+                assert _bits(array) == _bits(want), case.text
     return lowered.kernels
