@@ -117,11 +117,50 @@ class KernelInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class ImportedWeight:
+    """How a weight was stored by a model that was quantized elsewhere.
+
+    Attributes:
+        dtype: ``int8`` or ``int4``.
+        granularity: ``tensor``, ``channel`` or ``group``, as in a plan.
+        axis: Axis of channels in PyTorch's layout.
+        group: Inputs that share a scale; 0 without groups.
+        scales: One, one a channel, or one a group of each channel in turn.
+        low: Least value that is stored.
+        symmetric: Whether 0 is stored as 0.
+    """
+
+    dtype: str
+    granularity: str
+    axis: int
+    group: int
+    scales: tuple[float, ...]
+    low: int
+    symmetric: bool
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizedElsewhere:
+    """What a model that was quantized elsewhere says of itself.
+
+    Attributes:
+        source: What quantized it: ``PT2E`` or ``torchao``.
+        module: The model as in `Imported`, with markers behind the activations that it rounds.
+        weights: How weights were stored, by parameter.
+    """
+
+    source: str
+    module: Any  # tvm.IRModule
+    weights: Mapping[str, ImportedWeight]
+
+
+@dataclass(frozen=True, slots=True)
 class Imported:
     """A model as a Relax module, with its parameters beside it by name.
 
     `module["main"]` takes the inputs in the order of `inputs`, then the parameters in the
-    order of `parameters` (a dict keeps it).
+    order of `parameters` (a dict keeps it). Of a model that was quantized elsewhere `module` is
+    the float32 model, and `quantized` what it was quantized to.
     """
 
     module: Any  # tvm.IRModule
@@ -129,6 +168,7 @@ class Imported:
     outputs: tuple[TensorSpec, ...]
     parameters: Arrays
     name: str
+    quantized: QuantizedElsewhere | None = None
 
 
 @dataclass(frozen=True, slots=True)

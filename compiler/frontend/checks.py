@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from compiler.errors import InputError, ModelError
 
@@ -111,6 +112,8 @@ def check_weights(named: Iterable[tuple[str, torch.Tensor, bool]]) -> None:
     for name, tensor, is_parameter in named:
         if not tensor.is_floating_point() or tensor.layout != torch.strided:
             continue
+        if is_traceable_wrapper_subclass(tensor):
+            continue  # compressed by torchao: its integers are looked at as they are read
         if bool(torch.isfinite(tensor.sum(dtype=torch.float64))):
             continue  # one value that is no finite number would have spread to the sum
         wrong = ~torch.isfinite(tensor) if is_parameter else torch.isnan(tensor)

@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 
 from compiler.errors import InputError, ModelError, TilewrightError
 from compiler.frontend.decompositions import decomposition_table
+from compiler.frontend.quantized import register_operators
 
 _BATCH = "batch"
 _LINES = 4  # of torch's own message
@@ -124,10 +125,18 @@ def load_program(path: Path) -> torch.export.ExportedProgram:
             stage="frontend",
             hint="write one with torch.export.save(torch.export.export(model, inputs), path)",
         )
+    register_operators()
     try:
         with _quiet():
             return torch.export.load(path)
     except Exception as error:
+        if "torchao" in str(error):
+            raise ModelError(
+                f"{path.name} needs torchao to be read: {_shorten(error)}",
+                stage="frontend",
+                where=str(path),
+                hint="pip install torchao, in the release that exported it, and import it first",
+            ) from error
         raise ModelError(
             f"{path.name} is not an exported program: {_shorten(error)}",
             stage="frontend",

@@ -12,8 +12,10 @@ from torch import nn
 
 from compiler.errors import InputError, ModelError
 from compiler.frontend import checks, export
+from compiler.frontend.converters.quantized import remove_markers
+from compiler.frontend.quantized import QuantizedProgram, is_quantized, read_quantized
 from compiler.frontend.translate import Translation, translate
-from compiler.stages import Imported, StageLog
+from compiler.stages import Imported, QuantizedElsewhere, StageLog
 
 _STAGE = "frontend"
 
@@ -61,7 +63,8 @@ def import_model(
         program, dynamic_shapes = _export_module(
             model, example_inputs, dynamic_shapes, dynamic_batch, log
         )
-        return _translate(program, name or type(model).__name__, dynamic_shapes, log)
+        found = _read_quantized(program, log)
+        return _translate(program, name or type(model).__name__, dynamic_shapes, log, found)
     else:
         raise ModelError(
             f"cannot import a {type(model).__name__}",
@@ -73,8 +76,9 @@ def import_model(
             "an exported program's dynamic sizes are fixed when it is exported",
             hint="export it with torch.export.export(..., dynamic_shapes=...)",
         )
-    _check_program(program, example_inputs)
-    return _translate(program, name or "model", None, log)
+    found = _read_quantized(program, log)
+    _check_program(program if found is None else found.program, example_inputs)
+    return _translate(program, name or "model", None, log, found)
 
 
 def _export_module(
@@ -181,9 +185,28 @@ def _check_program_inputs(program: torch.export.ExportedProgram, example_inputs:
             )
 
 
+def _read_quantized(
+    program: torch.export.ExportedProgram, log: StageLog
+) -> QuantizedProgram | None:
+    if not is_quantized(program):
+        return None
+    with log.time(_STAGE, "read quantization") as detail:
+        found = read_quantized(program)
+        if found is not None:
+            detail.append(found.describe())
+            detail.extend(found.notes)
+    return found
+
+
 def _translate(
-    program: torch.export.ExportedProgram, name: str, dynamic_shapes: Any, log: StageLog
+    program: torch.export.ExportedProgram,
+    name: str,
+    dynamic_shapes: Any,
+    log: StageLog,
+    quantized: QuantizedProgram | None = None,
 ) -> Imported:
+    if quantized is not None:
+        program = quantized.program
     _check_not_empty(program)
     with log.time(_STAGE, "decompose"):
         program = export.decompose(program)
@@ -199,7 +222,16 @@ def _translate(
             f"{weights / 1e6:.1f} MB"
         )
         detail.extend(result.notes)
-    return Imported(result.module, result.inputs, result.outputs, result.parameters, name)
+    if quantized is None:
+        return Imported(result.module, result.inputs, result.outputs, result.parameters, name)
+    return Imported(
+        remove_markers(result.module),
+        result.inputs,
+        result.outputs,
+        result.parameters,
+        name,
+        QuantizedElsewhere(quantized.source, result.module, quantized.weights),
+    )
 
 
 def _check_not_empty(program: torch.export.ExportedProgram) -> None:
