@@ -1,7 +1,8 @@
 """Errors of the pipeline: one hierarchy, each with its stage, target and a hint.
 
 Exit codes of the command line: 1 internal or unspecified, 2 wrong usage, 3 target,
-4 model, 5 inputs, 6 bundle, 7 files and disk, 8 verification or a required check failed.
+4 model, 5 inputs, 6 bundle, 7 files and disk, 8 verification or a required check failed,
+9 an accelerator does not answer or refuses.
 """
 
 from __future__ import annotations
@@ -116,6 +117,12 @@ class CalibrationError(TilewrightError):
     exit_code = 5
 
 
+class TrainingError(TilewrightError):
+    """A model cannot be trained for a plan, or its training diverged or has no data."""
+
+    exit_code = 5
+
+
 class InputError(TilewrightError):
     """Inputs do not fit the model: number, names, shapes or dtypes."""
 
@@ -140,10 +147,22 @@ class VerificationError(TilewrightError):
     exit_code = 8
 
 
+class DeviceError(TilewrightError):
+    """An accelerator cannot be opened, has too little memory, or refuses a program."""
+
+    exit_code = 9
+
+
+class DeviceTimeoutError(DeviceError):
+    """An accelerator did not answer in time."""
+
+
 __all__ = [
     "BundleError",
     "CalibrationError",
     "CompileError",
+    "DeviceError",
+    "DeviceTimeoutError",
     "FileError",
     "InputError",
     "ModelError",
@@ -152,6 +171,7 @@ __all__ = [
     "TargetError",
     "TargetNotAvailableError",
     "TilewrightError",
+    "TrainingError",
     "UnknownTargetError",
     "UnsupportedOperatorError",
     "VerificationError",

@@ -1,7 +1,8 @@
 """The command `tilewright`: its subcommands, and how it ends.
 
 Exit codes: 0 success, 1 internal error, 2 wrong usage, 3 target, 4 model, 5 inputs, 6 bundle,
-7 files and disk, 8 verification or a required check failed, 130 interrupted, 143 terminated.
+7 files and disk, 8 verification or a required check failed, 9 an accelerator does not answer or
+refuses, 130 interrupted, 143 terminated.
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""Running VTA programs: drivers (the simulator, boards under Linux) and what is loaded on them."""
