@@ -70,6 +70,8 @@ class Template(Protocol):
 
     operators: frozenset[str]
     algorithms: frozenset[str]
+    #: Names of `schedules.encodings` that its kernels read; the empty one is a plain weight's.
+    encodings: frozenset[str]
 
     def spaces(self, workload: Workload, spec: TargetSpec) -> tuple[Space, ...]:
         """The spaces of all algorithms that this target can run, the default's first."""
@@ -78,15 +80,14 @@ class Template(Protocol):
         """Cycles of one core by the analytic model: ranks choices before they are measured."""
 
     def compute(self, workload: Workload, choice: Choice, spec: TargetSpec, *tensors: Any) -> Any:
-        """The tensor expression on ``te`` tensors: the data, and the packed weight if any."""
+        """The tensor expression on ``te`` tensors: the data, and the packed weight's operands."""
 
-    def packed_shape(
+    def packed(
         self, workload: Workload, choice: Choice, spec: TargetSpec
-    ) -> tuple[Extent, ...]:
-        """Shape of the weight that `compute` takes."""
+    ) -> tuple[tuple[tuple[Extent, ...], str], ...]:
+        """Shape and dtype of each operand of the weight that `compute` takes."""
 
-    def packed_dtype(self, workload: Workload) -> str:
-        """Dtype of the weight that `compute` takes."""
-
-    def pack(self, workload: Workload, choice: Choice, spec: TargetSpec, weight: Any) -> Any:
-        """The constant weight (NumPy, in the layout of `Workload.weight`) as `compute` takes it."""
+    def pack(
+        self, workload: Workload, choice: Choice, spec: TargetSpec, *weight: Any
+    ) -> tuple[Any, ...]:
+        """The weight as `compute` takes it: NumPy arrays in the plain layout, packed."""

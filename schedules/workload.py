@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
+from schedules.encodings import Encoding
+
 #: An extent, or the name of a symbolic one.
 Extent: TypeAlias = int | str
 #: A JSON value.
@@ -36,6 +38,8 @@ class Workload:
         attributes: What else decides the result, by name: ``strides``, ``padding`` (top, left,
             bottom, right), ``dilation``, ``groups``, ``transpose_rhs``, ...
         epilogue: Names of the operators fused behind it, in order.
+        weight_encoding: How the weight is stored, see `schedules.encodings`; empty for a weight
+            that is what it seems.
     """
 
     operator: str
@@ -46,6 +50,7 @@ class Workload:
     layout: str
     attributes: Mapping[str, Json] = field(default_factory=dict)
     epilogue: tuple[str, ...] = ()
+    weight_encoding: str = ""
 
     def __post_init__(self) -> None:
         plain = json.loads(json.dumps(dict(self.attributes)))
@@ -83,8 +88,21 @@ class Workload:
         """The same operator with other operators behind it."""
         return replace(self, epilogue=epilogue)
 
+    @property
+    def tuned_as(self) -> Workload:
+        """The workload that records know it by: without what changes no kernel's speed.
+
+        A quantized activation's zero point stands beyond the edges of an image. It differs
+        from one calibration to the next.
+        """
+        if "pad_value" not in self.attributes:
+            return self
+        rest = {k: v for k, v in self.attributes.items() if k != "pad_value"}
+        return replace(self, attributes=rest)
+
     def to_json(self) -> dict[str, Json]:
-        """The description as a JSON object."""
+        """The description as a JSON object; a plain weight's encoding is left out."""
+        encoding = {"weight_encoding": self.weight_encoding} if self.weight_encoding else {}
         return {
             "operator": self.operator,
             "data": list(self.data),
@@ -94,6 +112,7 @@ class Workload:
             "layout": self.layout,
             "attributes": dict(self.attributes),
             "epilogue": list(self.epilogue),
+            **encoding,
         }
 
     @classmethod
@@ -105,7 +124,8 @@ class Workload:
         """
         fields = {"operator", "data", "weight", "output", "dtypes", "layout", "attributes",
                   "epilogue"}  # fmt: skip
-        if set(document) != fields:
+        encoding = document.get("weight_encoding", "")
+        if set(document) - ({"weight_encoding"} if encoding else set()) != fields:
             wrong = ", ".join(sorted(set(document) ^ fields))
             raise ValueError(f"a workload with missing or unknown fields: {wrong}")
         shapes = {}
@@ -121,6 +141,7 @@ class Workload:
             raise ValueError(f"a workload whose epilogue is no list of names: {epilogue!r}")
         if not _are_strings([document["operator"], document["layout"]]):
             raise ValueError("a workload whose operator or layout is no name")
+        Encoding.parse(str(encoding))
         if not isinstance(document["attributes"], dict):
             raise ValueError("a workload whose attributes are no object")  # noqa: TRY004
         return cls(
@@ -130,6 +151,7 @@ class Workload:
             layout=document["layout"],
             attributes=document["attributes"],
             epilogue=tuple(epilogue),
+            weight_encoding=str(encoding),
         )
 
     def canonical(self) -> str:
@@ -148,6 +170,7 @@ class Workload:
         text = f"{self.operator} {shape(self.data)} {self.dtypes[0]}"
         if self.weight:
             text += f" by {shape(self.weight)}"
+            text += f" {self.weight_encoding}" if self.weight_encoding else ""
         strides = self.attributes.get("strides")
         if strides and any(v != 1 for v in strides):
             text += f" stride {shape(tuple(strides))}"

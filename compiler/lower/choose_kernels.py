@@ -18,6 +18,7 @@ from compiler.lower.parameters import ParameterTable, value_of
 from schedules.cpu import templates
 from schedules.cpu.annotations import WORKLOAD
 from schedules.cpu.compute.canonical import placeholders
+from schedules.encodings import weight_operands
 from schedules.selection import Selection, Selector
 from schedules.space import Choice
 from schedules.tvm_adapter import IRModule, relax, te, tirx
@@ -25,7 +26,7 @@ from schedules.workload import Workload
 from targets.spec import TargetSpec
 
 OUT_ELEMENTWISE_FUSABLE = 4
-#: Position of the weight among a canonical function's arguments.
+#: Position of the weight's first operand among a canonical function's arguments.
 WEIGHT = 1
 
 
@@ -52,14 +53,14 @@ class Group:
         variable: The global variable of the fused function.
         heart: The global variable of the canonical operator.
         workload: The operator with its epilogue.
-        weight: Which parameter of the fused function is the operator's weight, None if there
-            is none.
+        weights: Which parameters of the fused function are the operands of the operator's
+            weight; empty if there is none.
     """
 
     variable: Any
     heart: Any
     workload: Workload
-    weight: int | None
+    weights: tuple[int, ...]
 
 
 def find_groups(module: IRModule) -> list[Group]:
@@ -75,8 +76,10 @@ def find_groups(module: IRModule) -> list[Group]:
         else:
             workload = _workload(function)
             if workload is not None:
-                weight = WEIGHT if workload.weight else None
-                groups.append(Group(variable, variable, workload, weight))
+                count = len(weight_operands(workload))
+                groups.append(
+                    Group(variable, variable, workload, tuple(range(WEIGHT, WEIGHT + count)))
+                )
     return groups
 
 
@@ -91,7 +94,7 @@ def choose_kernels(
     for variable, group in groups.items():
         if variable not in called:
             continue
-        selection = select(group.workload, spec)
+        selection = select(group.workload.tuned_as, spec)
         choice = selection.choice or templates.default_choice(group.workload, spec)
         module, new = replace_heart(module, group, choice, spec)
         name = str(new.name_hint)
@@ -121,10 +124,12 @@ def replace_heart(
     old = module[group.variable]
     parameters = list(old.params)
     mapping: dict[Any, Any] = {}
-    if group.weight is not None:
-        weight = old.params[group.weight]
-        packed = relax.Var(str(weight.name), _packed_type(group.workload, choice, spec, weight.ty))
-        parameters[group.weight] = mapping[weight] = packed
+    if _is_packed(group.workload):
+        types = templates.packed(group.workload, choice, spec)
+        for place, (shape, dtype) in zip(group.weights, types, strict=True):
+            plain = old.params[place]
+            packed = relax.Var(str(plain.name), relax.TensorType(shape, dtype))
+            parameters[place] = mapping[plain] = packed
     rewriter = _GroupRewriter(group.heart, heart, mapping)
     body = rewriter.visit_expr(old.body)
     function = relax.Function(parameters, body, old.ret_ty, is_pure=old.is_pure, attrs=old.attrs)
@@ -134,9 +139,7 @@ def replace_heart(
 
 def kernel_function(workload: Workload, choice: Choice, spec: TargetSpec) -> Any:
     """The TIR function of a choice, not scheduled yet: data, packed weight, output."""
-    shape = templates.packed_shape(workload, choice, spec) if workload.weight else None
-    dtype = templates.packed_dtype(workload, choice) if workload.weight else None
-    tensors = placeholders(workload, shape, dtype)
+    tensors = placeholders(workload, templates.packed(workload, choice, spec))
     output = templates.compute(workload, choice, spec, *tensors)
     function = te.create_prim_func([*tensors, output], index_dtype_override="int64")
     return function.without_attr("global_symbol").with_attrs(
@@ -144,13 +147,9 @@ def kernel_function(workload: Workload, choice: Choice, spec: TargetSpec) -> Any
     )
 
 
-def _packed_type(workload: Workload, choice: Choice, spec: TargetSpec, plain: Any) -> Any:
-    """Type of the packed weight; the plain one where packing happens inside the kernel."""
-    if workload.operator == "batch_matmul":
-        return plain
-    return relax.TensorType(
-        templates.packed_shape(workload, choice, spec), templates.packed_dtype(workload, choice)
-    )
+def _is_packed(workload: Workload) -> bool:
+    """Whether the weight is a constant that is packed; else packing happens inside the kernel."""
+    return bool(workload.weight) and workload.operator != "batch_matmul"
 
 
 @relax.expr_functor.mutator
@@ -181,7 +180,7 @@ class _MainRewriter(relax.PyExprMutator):
     ) -> None:
         super().__init__(module)
         self.table, self.spec, self.replaced = table, spec, replaced
-        self.packed: dict[tuple[str, str], Any] = {}
+        self.packed: dict[tuple[str, ...], list[Any]] = {}
 
     def visit_call_(self, op: Any) -> Any:
         direct = is_call_tir(op)
@@ -190,23 +189,28 @@ class _MainRewriter(relax.PyExprMutator):
             return super().visit_call_(op)
         new, group, choice = found
         arguments = [self.visit_expr(a) for a in (op.args[1].fields if direct else op.args)]
-        if group.weight is not None and group.workload.operator != "batch_matmul":
-            arguments[group.weight] = self._pack(arguments[group.weight], group.workload, choice)
+        if _is_packed(group.workload):
+            plain = [arguments[i] for i in group.weights]
+            packed = self._pack(plain, group.workload, choice)
+            for i, value in zip(group.weights, packed, strict=True):
+                arguments[i] = value
         if direct:
             return relax.Call(op.op, [new, relax.Tuple(arguments)], op.attrs, op.ty_args)
         return relax.Call(new, arguments, op.attrs, op.ty_args)
 
-    def _pack(self, weight: Any, workload: Workload, choice: Choice) -> Any:
-        if not is_constant(weight):
+    def _pack(self, weight: list[Any], workload: Workload, choice: Choice) -> list[Any]:
+        if not all(is_constant(v) for v in weight):
             raise TypeError(f"the weight of {workload} is no constant")
-        known = self.table.name_of(weight)
-        name = known or "weight"
+        known = [self.table.name_of(v) for v in weight]
         # Constants without a name are told apart by where they are.
-        identity = known or f"@{weight.value.data_ptr()}"
-        key = (identity, json.dumps(choice, sort_keys=True))
+        identity = [n or f"@{v.value.data_ptr()}" for n, v in zip(known, weight, strict=True)]
+        key = (*identity, json.dumps(choice, sort_keys=True), workload.weight_encoding)
         if key not in self.packed:
-            value = templates.pack(workload, choice, self.spec, value_of(weight))
-            self.packed[key] = self.table.constant(value, f"{name}.packed")
+            values = templates.pack(workload, choice, self.spec, *map(value_of, weight))
+            self.packed[key] = [
+                self.table.constant(value, f"{name or 'weight'}.packed")
+                for value, name in zip(values, known, strict=True)
+            ]
         return self.packed[key]
 
 
@@ -214,7 +218,7 @@ def _describe_group(module: IRModule, variable: Any, function: Any) -> Group | N
     """The group of a fused function, None if no tunable operator is in it."""
     heart: Any = None
     workload: Workload | None = None
-    weight = None
+    weights: tuple[int, ...] = ()
     epilogue: list[str] = []
     for call in _calls(function):
         if not is_call_tir(call):
@@ -226,12 +230,15 @@ def _describe_group(module: IRModule, variable: Any, function: Any) -> Group | N
         elif described is not None:
             heart, workload = callee, described
             operands = list(call.args[1].fields)
-            if workload.weight:
-                places = [i for i, p in enumerate(function.params) if p.same_as(operands[WEIGHT])]
-                weight = places[0] if places else None
+            weights = tuple(
+                i
+                for operand in operands[WEIGHT : WEIGHT + len(weight_operands(workload))]
+                for i, p in enumerate(function.params)
+                if p.same_as(operand)
+            )
     if workload is None:
         return None
-    return Group(variable, heart, workload.with_epilogue(tuple(epilogue)), weight)
+    return Group(variable, heart, workload.with_epilogue(tuple(epilogue)), weights)
 
 
 def _epilogue_name(callee: Any, call: Any) -> str:

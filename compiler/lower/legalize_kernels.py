@@ -31,6 +31,7 @@ from schedules.cpu.compute import activations, rows
 from schedules.cpu.compute.activations import ACTIVATIONS
 from schedules.cpu.compute.canonical import canonical
 from schedules.cpu.compute.packed import ConvGeometry
+from schedules.encodings import Encoding
 from schedules.tvm_adapter import IRModule, relax, tirx, topi
 from schedules.workload import Workload
 from targets.spec import TargetSpec
@@ -156,10 +157,23 @@ class KernelLegalizer:
         output: tuple[Any, ...],
         accumulator: str,
         attributes: dict[str, Any],
+        encoding: str = "",
     ) -> Any:
-        """A call of the operator's canonical definition, with its workload as an attribute."""
-        shapes = [_extents(shape_of(v) or []) for v in operands]
-        dtypes = [dtype_of(v) for v in operands]
+        """A call of the operator's canonical definition, with its workload as an attribute.
+
+        Args:
+            bb: The block builder.
+            operator: Of the workload.
+            operands: The data, then the operands of the weight if there is one.
+            output: Shape of the result.
+            accumulator: Its dtype.
+            attributes: Of the workload.
+            encoding: Of a weight whose operands are codes; otherwise the table of constants says.
+        """
+        shapes = [_extents(shape_of(v) or []) for v in operands[:2]]
+        dtypes = [dtype_of(v) for v in operands[:2]]
+        if not encoding and len(operands) > 1 and is_constant(operands[1]):
+            encoding = self._storable(operator, operands[1], attributes)
         workload = Workload(
             operator=operator,
             data=shapes[0],
@@ -168,6 +182,7 @@ class KernelLegalizer:
             dtypes=(dtypes[0], dtypes[-1], accumulator),
             layout="row-major" if operator in ("dense", "batch_matmul") else "NHWC",
             attributes=attributes,
+            weight_encoding=encoding,
         )
         return bb.call_te(
             lambda *tensors: canonical(workload, *tensors),
@@ -175,6 +190,20 @@ class KernelLegalizer:
             primfunc_name_hint=operator,
             primfunc_attrs={"op_pattern": OUT_ELEMENTWISE_FUSABLE, WORKLOAD: workload.canonical()},
         )
+
+    def _storable(self, operator: str, weight: Any, attributes: dict[str, Any]) -> str:
+        """The encoding that a weight of integer arithmetic is stored in; empty for a plain one.
+
+        Depthwise kernels and groups of channels that do not fill whole bytes read plain ones.
+        """
+        encoding = self.table.encoding_of(weight)
+        packing = Encoding.parse(encoding).packing
+        if packing is None or operator not in ("conv2d", "dense"):
+            return ""
+        groups = int(attributes.get("groups", 1))
+        if groups > 1 and (static_shape(weight) or [0, 1])[1] % packing.per_byte:
+            return ""
+        return encoding
 
     def _absorb_padding(
         self, data: Any, original: Any, padding: tuple[int, int, int, int]

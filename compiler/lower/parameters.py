@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from schedules.encodings import Encoding
 from schedules.tvm_adapter import relax, tvm
 
 Array = npt.NDArray[Any]
@@ -25,9 +26,20 @@ class ParameterTable:
         self._names: dict[int, str] = {}
         self._alive: list[Any] = []
         self._taken: set[str] = set()
+        self._encodings: dict[str, str] = {}
 
-    def constant(self, value: Array, name: str) -> Any:
-        """A Relax constant that holds `value` and is known by `name` (made unique)."""
+    def constant(self, value: Array, name: str, encoding: str = "") -> Any:
+        """A Relax constant that holds `value` and is known by `name` (made unique).
+
+        Args:
+            value: The data.
+            name: What it is known by.
+            encoding: How a kernel that multiplies by it shall store it, see
+                `schedules.encodings`: its values are codes. It goes with the name, so that
+                passes that give the constant another layout keep it.
+        """
+        if encoding:
+            self._encodings[name.partition("#")[0]] = encoding
         unique, number = name, 1
         while unique in self._taken:
             number += 1
@@ -41,6 +53,20 @@ class ParameterTable:
     def name_of(self, constant: Any) -> str | None:
         """The name of a constant, or None for one that a pass of TVM's made."""
         return self._names.get(_address(constant.value))
+
+    def encoding_of(self, constant: Any) -> str:
+        """How a weight shall be stored; empty for one that is what it seems.
+
+        Another weight of the same name that the encoding has no codes for is one, too: a
+        parameter that two operators read may be stored in two ways.
+        """
+        encoding = self._encodings.get((self.name_of(constant) or "").partition("#")[0], "")
+        packing = Encoding.parse(encoding).packing
+        if packing is None or str(constant.ty.dtype.dtype) != "int8":
+            return ""
+        value = value_of(constant)
+        low, high = packing.limits
+        return encoding if low <= value.min() and value.max() <= high else ""
 
     def constants(self, parameters: Mapping[str, Array]) -> list[Any]:
         """One constant for each parameter, in order."""

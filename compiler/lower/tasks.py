@@ -23,6 +23,7 @@ from compiler.stages import Imported, StageLog
 from schedules.cpu import templates
 from schedules.cpu.annotations import IS_SCHEDULED
 from schedules.cpu.default import schedule_function
+from schedules.encodings import weight_operands
 from schedules.space import Choice
 from schedules.tvm_adapter import (
     IRModule,
@@ -133,7 +134,7 @@ def extract_tasks(
         count = calls.get(group.variable, 0)
         if count == 0 or not group.workload.is_static:
             continue
-        key = group.workload.key
+        key = group.workload.tuned_as.key
         if key in tasks:
             known = tasks[key]
             tasks[key] = Task(**{**_fields(known), "calls": known.calls + count})
@@ -210,9 +211,11 @@ def pack_arguments(
 ) -> list[Array]:
     """Arguments in the canonical layout as the function of a choice takes them."""
     result = list(arrays)
-    for i, argument in enumerate(arguments(task)):
-        if argument.role == "weight" and task.workload.operator != "batch_matmul":
-            result[i] = templates.pack(task.workload, choice, spec, arrays[i])
+    places = _only_group(task).weights
+    if places and task.workload.operator != "batch_matmul":
+        packed = templates.pack(task.workload, choice, spec, *(arrays[i] for i in places))
+        for i, array in zip(places, packed, strict=True):
+            result[i] = array
     return result
 
 
@@ -232,14 +235,13 @@ def _make_task(module: IRModule, group: Group, calls: int) -> Task:
         size = float(
             sum(
                 prod(int(v) for v in shape) * _ITEM_BYTES[dtype]
-                for shape, dtype in ((w.data, w.dtypes[0]), (w.weight, w.dtypes[1]),
+                for shape, dtype in ((w.data, w.dtypes[0]), *weight_operands(w),
                                      (w.output, w.dtypes[2]))
-                if shape
             )
         )  # fmt: skip
     return Task(
         name=str(group.variable.name_hint),
-        workload=group.workload,
+        workload=group.workload.tuned_as,
         calls=calls,
         flops=group.workload.flops,
         bytes=size,
@@ -269,9 +271,8 @@ def _call_alone(variable: Any, workload: Workload) -> Any:
     """A Relax function that calls an operator with no epilogue."""
     data = relax.Var("data", relax.TensorType([int(v) for v in workload.data], workload.dtypes[0]))
     operands = [data]
-    if workload.weight:
-        shape = [int(v) for v in workload.weight]
-        operands.append(relax.Var("weight", relax.TensorType(shape, workload.dtypes[1])))
+    for name, (shape, dtype) in zip(("weight", "scales"), weight_operands(workload), strict=False):
+        operands.append(relax.Var(name, relax.TensorType([int(v) for v in shape], dtype)))
     result = relax.TensorType([int(v) for v in workload.output], workload.dtypes[2])
     call = relax.call_tir(variable, operands, result)
     return relax.Function(operands, call, result)
@@ -287,9 +288,8 @@ def _roles(task: Task, group: Group, function: Any) -> list[Role]:
                     first = call.args[1].fields[0]
                     places = [i for i, p in enumerate(function.params) if p.same_as(first)]
                     data = places[0] if places else 0
-    weight = group.weight
     return [
-        "data" if i == data else "weight" if i == weight else "extra"
+        "data" if i == data else "weight" if i in group.weights else "extra"
         for i in range(len(function.params))
     ]
 

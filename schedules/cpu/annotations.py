@@ -6,6 +6,9 @@ KERNEL = "tilewright.kernel"
 CHOICE = "tilewright.choice"
 #: Name of the tensor intrinsic that computes one vector of its accumulators, if one does.
 DOT = "tilewright.dot"
+#: Number of the innermost loops of its reduction that make up one step: an instruction's
+#: products, the codes in a byte.
+STEP = "tilewright.step"
 #: Attribute of a canonical function: JSON of its `schedules.workload.Workload`.
 WORKLOAD = "tilewright.workload"
 #: Part of a kernel that a stage plays: ``pad``, ``pack``, ``row``, ``lanes``, ``fold``.

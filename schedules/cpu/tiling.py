@@ -65,6 +65,7 @@ def rank_register_tiles(
     *,
     exact: bool = False,
     group: int = 1,
+    reserved: int = 0,
 ) -> tuple[RankedTile, ...]:
     """Blocks of accumulators for an output of `rows` x `columns`, the best first.
 
@@ -78,6 +79,7 @@ def rank_register_tiles(
             multiples of a cache way's size limit the rows, which would evict each other.
         exact: Only tiles whose columns divide `columns`, as the groups of a convolution need.
         group: Products that one lane adds up in one instruction.
+        reserved: Vector registers that something else needs.
     """
     full = spec.vector_lanes(dtype)
     peak = spec.peak_ops_per_cycle.get("float32", 2.0 * full)
@@ -103,7 +105,7 @@ def rank_register_tiles(
                     count = inner * outer
                     if outer > 1 and inner < rows[1]:
                         break  # a second row only when the first is complete
-                    if count * vectors + vectors + 1 > spec.vector_registers:
+                    if count * vectors + vectors + 1 > spec.vector_registers - reserved:
                         break
                     row_use = _use(rows[0], outer) * _use(rows[1], inner)
                     cycles = max(

@@ -73,9 +73,7 @@ def build(workload: Workload, spec: TargetSpec) -> Kernel:
     choice, instruction = space.default, instruction_for(workload, spec)
     assert instruction is not None
     data, _ = placeholders(workload)
-    weight = te.placeholder(
-        template.packed_shape(workload, choice, spec), workload.dtypes[1], "weight"
-    )
+    weight = te.placeholder(*template.packed(workload, choice, spec)[0], "weight")
     out = template.compute(workload, choice, spec, data, weight)
     function, _ = schedule_function(te.create_prim_func([data, weight, out]), "main", spec)
     library = tvm.compile(

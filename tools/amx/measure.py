@@ -62,7 +62,7 @@ def kernel_seconds(kernel: Kernel, spec: TargetSpec, *, repeat: int = 51) -> flo
 
     data = draw(workload.data, workload.dtypes[0])
     weight = draw(workload.weight, workload.dtypes[1])
-    packed = Amx().pack(workload, kernel.choice, spec, weight)
+    (packed,) = Amx().pack(workload, kernel.choice, spec, weight)
     out = tvm.runtime.empty([int(v) for v in workload.output], workload.dtypes[2])
     arguments = (tvm.runtime.tensor(data), tvm.runtime.tensor(packed), out)
     main = kernel.library["main"]

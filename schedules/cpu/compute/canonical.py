@@ -6,10 +6,13 @@ search computes is compared with them.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from schedules.cpu.compute.encoded import element
 from schedules.cpu.compute.packed import ConvGeometry, multiply, pad_spatial
 from schedules.cpu.compute.window import pool2d
+from schedules.encodings import weight_operands
 from schedules.tvm_adapter import te, tirx
 from schedules.workload import Extent, Workload
 
@@ -23,14 +26,14 @@ def geometry_of(workload: Workload) -> ConvGeometry:
 
 
 def placeholders(
-    workload: Workload, weight: tuple[Extent, ...] | None = None, dtype: str | None = None
+    workload: Workload, weight: Sequence[tuple[tuple[Extent, ...], str]] | None = None
 ) -> list[Any]:
-    """Fresh tensors for the data and, if there is one, the weight.
+    """Fresh tensors for the data and the operands of the weight.
 
     Args:
         workload: Shapes and dtypes.
-        weight: Shape of the weight where it is packed; otherwise it has its plain layout.
-        dtype: Dtype of the packed weight; otherwise it is that of the plain one.
+        weight: Shapes and dtypes of the weight's operands where it is packed; otherwise they
+            have their plain layouts.
     """
     sizes: dict[str, Any] = {}
 
@@ -39,26 +42,27 @@ def placeholders(
             return sizes.setdefault(value, tirx.Var(value, "int64"))
         return tirx.IntImm("int64", value)  # as Relax counts
 
-    shape = weight or workload.weight
-    tensors = [te.placeholder([extent(v) for v in workload.data], workload.dtypes[0], "data")]
-    if shape:
-        tensors.append(
-            te.placeholder([extent(v) for v in shape], dtype or workload.dtypes[1], "weight")
-        )
-    return tensors
+    operands = [(workload.data, workload.dtypes[0])]
+    operands += weight_operands(workload) if weight is None else weight
+    names = ["data", "weight", "scales"]
+    return [
+        te.placeholder([extent(v) for v in shape], dtype, name)
+        for name, (shape, dtype) in zip(names, operands, strict=False)
+    ]
 
 
-def canonical(workload: Workload, data: Any, weight: Any = None) -> Any:
-    """The operator on ``te`` tensors; the weight in the layout of `Workload.weight`."""
-    accumulator = workload.dtypes[2]
+def canonical(workload: Workload, data: Any, *weight: Any) -> Any:
+    """The operator on ``te`` tensors; the weight's operands in their plain layouts."""
     if workload.operator == "dense":
-        return _product(data, weight, accumulator, transpose=False, batched=False)
+        number = element(workload, weight)
+        return _product(workload, data, weight[0], number, transpose=False, batched=False)
     if workload.operator == "batch_matmul":
         transpose = bool(workload.attributes["transpose_rhs"])
-        return _product(data, weight, accumulator, transpose=transpose, batched=True)
+        number = element(workload, weight)
+        return _product(workload, data, weight[0], number, transpose=transpose, batched=True)
     if workload.operator == "pool2d":
         return pooling(workload, data, {})
-    return _convolution(workload, data, weight)
+    return _convolution(workload, data, weight[0], element(workload, weight))
 
 
 def pooling(workload: Workload, data: Any, attrs: dict[str, Any]) -> Any:
@@ -70,7 +74,7 @@ def pooling(workload: Workload, data: Any, attrs: dict[str, Any]) -> Any:
     )  # fmt: skip
 
 
-def _convolution(workload: Workload, data: Any, weight: Any) -> Any:
+def _convolution(workload: Workload, data: Any, weight: Any, number: Callable[..., Any]) -> Any:
     geometry = geometry_of(workload)
     a = workload.attributes
     outputs, inner, kh, kw = (int(v) for v in weight.shape)
@@ -96,12 +100,21 @@ def _convolution(workload: Workload, data: Any, weight: Any) -> Any:
     def product(n: Any, h: Any, w: Any, o: Any) -> Any:
         channel = c if geometry.groups == 1 else o // per_group * inner + c
         value = source[n, h * stride_h + y * dilation_h, w * stride_w + x * dilation_w, channel]
-        return te.sum(multiply(value, weight[o, c, y, x], workload.dtypes[2]), axis=[y, x, c])
+        return te.sum(multiply(value, number(o, c, y, x), workload.dtypes[2]), axis=[y, x, c])
 
     return te.compute((batch, int(out_h), int(out_w), outputs), product, name=workload.operator)
 
 
-def _product(data: Any, weight: Any, accumulator: str, *, transpose: bool, batched: bool) -> Any:
+def _product(
+    workload: Workload,
+    data: Any,
+    weight: Any,
+    number: Callable[..., Any],
+    *,
+    transpose: bool,
+    batched: bool,
+) -> Any:
+    accumulator = workload.dtypes[2]
     *lead, m, reduction = data.shape
     n = weight.shape[-2] if transpose else weight.shape[-1]
     k = te.reduce_axis((0, reduction), "k")
@@ -113,7 +126,7 @@ def _product(data: Any, weight: Any, accumulator: str, *, transpose: bool, batch
         left = [0 if _is_one(e) else v for v, e in zip(b, lead, strict=True)]
         right = [0 if _is_one(e) else v for v, e in zip(b, rb, strict=True)] if batched else []
         place = (*right, j, k) if transpose else (*right, k, j)
-        return te.sum(multiply(data[(*left, i, k)], weight[place], accumulator), axis=k)
+        return te.sum(multiply(data[(*left, i, k)], number(*place), accumulator), axis=k)
 
     return te.compute((*batch, m, n), product, name="batch_matmul" if batched else "dense")
 

@@ -20,7 +20,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from schedules.cpu.annotations import KERNEL, ROLE
+from schedules.cpu.annotations import KERNEL, ROLE, STEP
+from schedules.cpu.compute.encoded import Form
 from schedules.cpu.tiling import RegisterTile
 from schedules.tvm_adapter import te, tirx
 
@@ -86,9 +87,27 @@ def pack_kernel(weight: Array, columns: int, groups: int = 1, group: int = 1) ->
 
 
 def matmul_packed(
-    data: Any, packed: Any, n: int, tile: RegisterTile, accumulator: str, attrs: Attributes
+    data: Any,
+    packed: Sequence[Any],
+    n: int,
+    tile: RegisterTile,
+    accumulator: str,
+    attrs: Attributes,
+    form: Form,
+    *,
+    block: int = 0,
 ) -> Any:
-    """``data[..., m, k] @ weight[k, n]`` with the weight packed by `pack_matrix`.
+    """``data[..., m, k] @ weight[k, n]`` with the weight packed in panels.
+
+    Args:
+        data: Activations.
+        packed: Operands of the weight.
+        n: Columns of the product.
+        tile: Rows and columns of a block of accumulators.
+        accumulator: Dtype of the sums.
+        attrs: Annotations of the kernel's heart.
+        form: How the packed weight is read.
+        block: Columns that share a row of a codebook; 0 for all.
 
     Returns a tensor ``[..., m, n]`` of dtype `accumulator`.
     """
@@ -96,22 +115,22 @@ def matmul_packed(
     m, reduction = _int(m), _int(reduction)
     rows, width = round_up(m, tile.rows), tile.columns
     padded_n = round_up(n, width)
-    group = _group(packed, 3)
-    if reduction % group:
-        data = extend_last(data, round_up(reduction, group))
-    axes = reduction_axes((round_up(reduction, group),), ("k",), group)
+    whole = round_up(reduction, form.step)
+    if reduction != whole:
+        data = extend_last(data, whole)
+    axes, k, weight = form.axes(whole)
     clamp = not (isinstance(m, int) and rows == m)
 
     def product(*index: Any) -> Any:
         *b, i, j = index
         row = tirx.min(i, m - 1) if clamp else i
-        k, place = axes.last
-        weight = packed[(j // width, *place(j % width))]
-        return te.sum(multiply(data[(*b, row, k)], weight, accumulator), axis=axes.all)
+        number = weight(packed, (j // width,), j % width, _block(j, block, n))
+        return te.sum(multiply(data[(*b, row, k)], number, accumulator), axis=axes)
 
     out = te.compute(
-        (*batch, rows, padded_n), product, name="dense", attrs={KERNEL: "dense", **attrs}
-    )
+        (*batch, rows, padded_n), product, name="dense",
+        attrs={KERNEL: "dense", **attrs, **form.attributes()},
+    )  # fmt: skip
     return crop(out, (*batch, m, n))
 
 
@@ -174,33 +193,38 @@ def batch_matmul(
 
     out = te.compute(
         (*batch, rows, panels * width), product, name="batch_matmul",
-        attrs={KERNEL: "batch_matmul", **attrs},
+        attrs={KERNEL: "batch_matmul", **attrs, **({STEP: 1} if group > 1 else {})},
     )  # fmt: skip
     return crop(out, (*batch, m, n))
 
 
 def conv2d_packed(
     data: Any,
-    packed: Any,
+    packed: Sequence[Any],
     out_channels: int,
     geometry: ConvGeometry,
     tile: RegisterTile,
     accumulator: str,
     attrs: Attributes,
+    form: Form,
     *,
+    inner: int,
+    block: int = 0,
     input_dilation: tuple[int, int] = (1, 1),
     out_size: tuple[int, int] | None = None,
     pad_value: float = 0,
 ) -> Any:
-    """2-D convolution of ``NHWC`` data with a kernel packed by `pack_kernel`; returns ``NHWC``.
+    """2-D convolution of ``NHWC`` data with a kernel packed in panels; returns ``NHWC``.
+
+    `inner` is the number of channels that an output reads, `form` says how the packed weight is
+    read, `block` how many outputs share a row of a codebook (0 for all).
 
     With `input_dilation`, the stride of a transposed convolution, zeros are put between the
     input's elements; `out_size` is then the transposed convolution's output height and width.
     """
     batch, height, width, _ = (_int(v) for v in data.shape)
-    panels, kh, kw, steps, lanes = (_int(v) for v in packed.shape[:5])
-    group = _group(packed, 5)
-    inner = steps * group
+    panels, kh, kw, _, lanes = (_int(v) for v in packed[0].shape[:5])
+    inner = round_up(inner, form.step)
     groups = geometry.groups
     stride_h, stride_w = geometry.strides
     dilation_h, dilation_w = geometry.dilation
@@ -219,19 +243,20 @@ def conv2d_packed(
     )
     per_group = panels // groups
     columns = panels * lanes
-    axes = reduction_axes((kh, kw, inner), ("kh", "kw", "ic"), group)
-    y, x = axes.all[:2]
+    y, x = te.reduce_axis((0, kh), "kh"), te.reduce_axis((0, kw), "kw")
+    axes, c, weight = form.axes(inner)
 
     def product(n: Any, h: Any, w: Any, o: Any) -> Any:
-        c, place = axes.last
         channel = c if groups == 1 else o // (per_group * lanes) * inner + c
         value = source[n, h * stride_h + y * dilation_h, w * stride_w + x * dilation_w, channel]
-        weight = packed[(o // lanes, y, x, *place(o % lanes))]
-        return te.sum(multiply(value, weight, accumulator), axis=axes.all)
+        book = _block(o, block, out_channels)
+        number = weight(packed, (o // lanes, y, x), o % lanes, book)
+        return te.sum(multiply(value, number, accumulator), axis=[y, x, *axes])
 
     out = te.compute(
-        (batch, rows_h, rows_w, columns), product, name="conv2d", attrs={KERNEL: "conv2d", **attrs}
-    )
+        (batch, rows_h, rows_w, columns), product, name="conv2d",
+        attrs={KERNEL: "conv2d", **attrs, **form.attributes()},
+    )  # fmt: skip
     return crop(out, (batch, out_h, out_w, out_channels))
 
 
@@ -344,12 +369,8 @@ def multiply(data: Any, weight: Any, accumulator: str) -> Any:
 
 
 def _cast(value: Any, dtype: str) -> Any:
-    return value if str(value.dtype) == dtype else value.astype(dtype)
-
-
-def _group(packed: Any, rank: int) -> int:
-    """Elements that multiply in one step: the last extent of a packed weight that has one more."""
-    return int(packed.shape[-1]) if len(packed.shape) > rank else 1
+    have = value.dtype if isinstance(value, te.TensorSlice) else value.ty.dtype
+    return value if str(have) == dtype else value.astype(dtype)
 
 
 def crop(tensor: Any, shape: tuple[Any, ...]) -> Any:
@@ -363,6 +384,13 @@ def crop(tensor: Any, shape: tuple[Any, ...]) -> Any:
 
 def _int(value: Any) -> Any:
     return int(value) if isinstance(value, (int, tirx.IntImm)) else value
+
+
+def _block(column: Any, size: int, columns: int) -> Any:
+    """The row of a codebook for a column, also for one behind the last."""
+    if size == 0 or size >= columns:
+        return tirx.const(0, "int64")
+    return tirx.min(column // size, (columns - 1) // size)
 
 
 def _is_one(value: Any) -> bool:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 from string import Template
 
+from schedules.encodings import Packing
 from schedules.tvm_adapter import s_tir, tvm
 
 
@@ -18,10 +19,13 @@ class DotIntrinsic:
     around the loop over `k` with it; the weights lie packed ``[..., lanes, group]``, without
     gaps, and code generation refuses others.
 
+    With `packing`, `B` is ``[lanes, group]`` bytes of as many codes each: `A` has ``codes *
+    group`` elements, of which part ``p`` meets the codes in field ``p`` of the bytes.
+
     Attributes:
         name: What `Schedule.tensorize` takes.
         lanes: Accumulators of one call.
-        group: Steps of the reduction of one call.
+        group: Products that one instruction adds up in one lane.
         dtypes: Of `A`, of `B` and of `C`.
         instruction: The instruction that shall be in the assembly, as it is written there.
     """
@@ -31,17 +35,18 @@ class DotIntrinsic:
     group: int
     dtypes: tuple[str, str, str]
     instruction: str
+    packing: Packing | None = None
 
 
 _TEXT = Template("""
 @T.prim_func(s_tir=True, private=True)
 def dot(
-    A: T.Buffer(($group,), "$a", offset_factor=1, strides=[1]),
+    A: T.Buffer(($steps,), "$a", offset_factor=1, strides=[1]),
     B: T.Buffer(($lanes, $group), "$b", offset_factor=1, strides=[$group, 1]),
     C: T.Buffer(($lanes,), "$c", offset_factor=1, strides=[1]),
 ) -> None:
     with T.sblock("root"):
-        T.reads(C[0:$lanes], A[0:$group], B[0:$lanes, 0:$group])
+        T.reads(C[0:$lanes], A[0:$steps], B[0:$lanes, 0:$group])
         T.writes(C[0:$lanes])
 $body
 """)
@@ -52,6 +57,15 @@ _LOOPS = Template("""
                 with T.sblock("update"):
                     vi, vk = T.axis.remap("SR", [i, k])
                     C[vi] = C[vi] + T.cast(A[vk], "$c") * T.cast(B[vi, vk], "$c")
+""")
+
+_ENCODED_LOOPS = Template("""
+        for i in T.serial(0, $lanes):
+            for p in T.serial(0, $parts):
+                for k in T.serial(0, $group):
+                    with T.sblock("update"):
+                        vi, vp, vk = T.axis.remap("SRR", [i, p, k])
+                        C[vi] = C[vi] + T.cast(A[vp * $group + vk], "$c") * T.cast($code, "$c")
 """)
 
 
@@ -67,8 +81,18 @@ def register(intrinsic: DotIntrinsic, body: str, library: str = "") -> None:
     from tvm.script import tirx as script
 
     a, b, c = intrinsic.dtypes
-    fields = {"lanes": intrinsic.lanes, "group": intrinsic.group, "a": a, "b": b, "c": c}
-    loops = _LOOPS.substitute(fields)
+    packing = intrinsic.packing
+    parts = packing.per_byte if packing else 1
+    fields = {"lanes": intrinsic.lanes, "group": intrinsic.group, "steps": parts * intrinsic.group,
+              "a": a, "b": b, "c": c}  # fmt: skip
+    if packing is None:
+        loops = _LOOPS.substitute(fields)
+    else:
+        moved = f'T.shift_right(B[vi, vk], T.cast(vp * {packing.bits}, "uint8"))'
+        code = f'T.cast(T.bitwise_and({moved}, T.uint8({packing.mask})), "int8")'
+        code += f" * T.int8({packing.step})" if packing.step != 1 else ""
+        code += f" - T.int8({packing.offset})" if packing.offset else ""
+        loops = _ENCODED_LOOPS.substitute(fields, parts=parts, code=code)
     indented = "\n".join(f"        {line}" for line in body.strip().splitlines())
     names = {"T": script, "LIBRARY": library}
     description, implementation = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from schedules.cpu.intrinsics import bf16, vnni
 from schedules.cpu.intrinsics.base import DotIntrinsic
+from schedules.encodings import Packing
 from targets.spec import TargetSpec
 
 BF16 = ("bfloat16", "bfloat16", "float32")
@@ -25,16 +26,22 @@ def dot_lanes(dtypes: tuple[str, str, str], spec: TargetSpec) -> tuple[int, ...]
     return tuple(lanes for lanes in (16, 8, 4) if lanes <= full)
 
 
-def dot_intrinsic(dtypes: tuple[str, str, str], spec: TargetSpec, lanes: int) -> DotIntrinsic:
+def dot_intrinsic(
+    dtypes: tuple[str, str, str], spec: TargetSpec, lanes: int, packing: Packing | None = None
+) -> DotIntrinsic:
     """The registered intrinsic for one vector of accumulators.
+
+    Args:
+        dtypes: Of activations, weights and sums.
+        spec: The target.
+        lanes: Of the vector.
+        packing: How weights of fewer bits lie in bytes; None where they have whole ones.
 
     Raises:
         ValueError: These dtypes have none.
     """
-    if dtypes == BF16:
+    if dtypes == BF16 and packing is None:
         return bf16.dot(spec, lanes)
-    if dtypes == INT8[0]:
-        return vnni.dot(spec, lanes)
-    if dtypes == INT8[1]:
-        return vnni.dot(spec, lanes, "int8")
+    if dtypes in INT8:
+        return vnni.dot(spec, lanes, dtypes[0], packing)
     raise ValueError(f"no dot product of {' and '.join(dtypes[:2])} into {dtypes[2]}")

@@ -11,56 +11,51 @@ unsigned range by 128, and what the shift adds is taken off again in each step.
 from __future__ import annotations
 
 from schedules.cpu.intrinsics.base import DotIntrinsic, register
+from schedules.encodings import Packing
 from targets.spec import TargetSpec
 
-_VPDPBUSD = """
-C[T.ramp(0, 1, $lanes)] = T.call_llvm_pure_intrin(
+# Expressions of TVMScript: sums {c}, four activations {a} as an int32, weights {b}.
+
+_VPDPBUSD = """T.call_llvm_pure_intrin(
     "int32x$lanes",
     "llvm.x86.avx512.vpdpbusd.{bits}",
-    C.vload([0], dtype="int32x$lanes"),
+    {c},
     T.reinterpret("uint8x{bytes}", T.broadcast({a}, $lanes)),
-    B.vload([0, 0], dtype="int8x{bytes}"),
-)
-"""
+    {b},
+)"""
 
-_VPDPBSSD = """
-C[T.ramp(0, 1, $lanes)] = T.call_llvm_pure_intrin(
+_VPDPBSSD = """T.call_llvm_pure_intrin(
     "int32x$lanes",
     "llvm.x86.avx2.vpdpbssd.{bits}",
-    C.vload([0], dtype="int32x$lanes"),
+    {c},
     T.reinterpret("int8x{bytes}", T.broadcast({a}, $lanes)),
-    B.vload([0, 0], dtype="int8x{bytes}"),
-)
-"""
+    {b},
+)"""
 
 # The product with 128s is the same for every row of a tile, so LLVM computes it once a step.
-_VPDPBUSD_LESS_SHIFT = """
-C[T.ramp(0, 1, $lanes)] = T.call_llvm_pure_intrin(
+_VPDPBUSD_LESS_SHIFT = """(T.call_llvm_pure_intrin(
     "int32x$lanes",
     "llvm.x86.avx512.vpdpbusd.{bits}",
-    C.vload([0], dtype="int32x$lanes"),
+    {c},
     T.reinterpret("uint8x{bytes}", T.broadcast({a}, $lanes)),
-    B.vload([0, 0], dtype="int8x{bytes}"),
+    {b},
 ) - T.call_llvm_pure_intrin(
     "int32x$lanes",
     "llvm.x86.avx512.vpdpbusd.{bits}",
     T.broadcast(0, $lanes),
     T.broadcast(T.uint8(128), {bytes}),
-    B.vload([0, 0], dtype="int8x{bytes}"),
-)
-"""
+    {b},
+))"""
 
 # Steps 0 and 2 of each column as 16-bit numbers, then steps 1 and 3; `vpmaddwd` multiplies
 # and adds pairs of them in 32 bits.
-_PMADDWD = """
-C[T.ramp(0, 1, $lanes)] = (
-    C.vload([0], dtype="int32x$lanes")
+_PMADDWD = """(
+    {c}
     + T.call_llvm_pure_intrin("int32x$lanes", "llvm.x86.{pmaddwd}", {even_a}, {even_b})
     + T.call_llvm_pure_intrin("int32x$lanes", "llvm.x86.{pmaddwd}", {odd_a}, {odd_b})
-)
-"""
+)"""
 _FOURS_A = 'T.reinterpret("int16x{halves}", T.broadcast({a}, $lanes))'
-_FOURS_B = 'T.reinterpret("int16x{halves}", B.vload([0, 0], dtype="int8x{bytes}"))'
+_FOURS_B = 'T.reinterpret("int16x{halves}", {b})'
 
 
 def _even_and_odd(fours: str, halves: int, *, signed: bool) -> tuple[str, str]:
@@ -75,9 +70,10 @@ def _even_and_odd(fours: str, halves: int, *, signed: bool) -> tuple[str, str]:
 
 _PMADDWD_NAMES = {4: "sse2.pmadd.wd", 8: "avx2.pmadd.wd", 16: "avx512.pmaddw.d.512"}
 
-_FOUR = 'T.reinterpret("int32", A.vload([0], dtype="{dtype}x4"))'
+_SUMS = 'C.vload([0], dtype="int32x$lanes")'
+_FOUR = 'T.reinterpret("int32", A.vload([{at}], dtype="{dtype}x4"))'
 #: Turns the top bit of each byte: adds 128 to signed bytes, read as unsigned ones.
-_FOUR_SHIFTED = "T.bitwise_xor(" + _FOUR.format(dtype="int8") + ", T.int32(-2139062144))"
+_FOUR_SHIFTED = "T.bitwise_xor(" + _FOUR + ", T.int32(-2139062144))"
 
 
 def has_vpdpbusd(spec: TargetSpec, lanes: int) -> bool:
@@ -87,36 +83,75 @@ def has_vpdpbusd(spec: TargetSpec, lanes: int) -> bool:
     return lanes in (4, 8) and (spec.has("avx512vnni", "avx512vl") or spec.has("avxvnni"))
 
 
-def dot(spec: TargetSpec, lanes: int, left: str = "uint8") -> DotIntrinsic:
+def dot(
+    spec: TargetSpec, lanes: int, left: str = "uint8", packing: Packing | None = None
+) -> DotIntrinsic:
     """The dot product of 8-bit activations with signed weights for a target, registered.
 
     Unsigned activations take ``vpdpbusd`` where the target has it. Signed ones take
     ``vpdpbssd``, else ``vpdpbusd`` on shifted activations less the shift's share. Without VNNI
-    both take ``vpmaddwd`` on numbers widened to 16 bits.
+    both take ``vpmaddwd`` on numbers widened to 16 bits. Weights of fewer bits are taken out of
+    their bytes first, which serves all rows of a register tile.
 
     Args:
         spec: The target.
         lanes: int32 accumulators of one call: 16 (zmm), 8 (ymm) or 4 (xmm).
         left: Dtype of the activations, ``uint8`` or ``int8``.
+        packing: How weights of fewer bits lie in bytes; None where they have whole ones.
     """
     signed = left == "int8"
-    sizes = {"bits": 32 * lanes, "bytes": 4 * lanes, "halves": 2 * lanes}
-    four = _FOUR.format(dtype=left)
     if signed and lanes in (4, 8) and spec.has("avxvnniint8"):
-        instruction, body = "vpdpbssd", _VPDPBSSD.format(a=four, **sizes)
-    elif has_vpdpbusd(spec, lanes):
-        instruction = "vpdpbusd"
-        body = (_VPDPBUSD_LESS_SHIFT if signed else _VPDPBUSD).format(
-            a=_FOUR_SHIFTED if signed else four, **sizes
-        )
+        instruction = "vpdpbssd"
     else:
-        instruction = "vpmaddwd"
-        even_a, odd_a = _even_and_odd(_FOURS_A.format(a=four, **sizes), 2 * lanes, signed=signed)
-        even_b, odd_b = _even_and_odd(_FOURS_B.format(**sizes), 2 * lanes, signed=True)
-        body = _PMADDWD.format(
-            pmaddwd=_PMADDWD_NAMES[lanes], even_a=even_a, odd_a=odd_a, even_b=even_b, odd_b=odd_b
-        )
+        instruction = "vpdpbusd" if has_vpdpbusd(spec, lanes) else "vpmaddwd"
+    parts = packing.per_byte if packing else 1
+    sums = _SUMS
+    for part in range(parts):
+        sums = _product(instruction, lanes, left, 4 * part, _weights(lanes, part, packing), sums)
     name = f"tilewright.{'s8s8' if signed else 'u8s8'}.{instruction}.{lanes}"
-    intrinsic = DotIntrinsic(name, lanes, 4, (left, "int8", "int32"), instruction)
-    register(intrinsic, body)
+    dtypes = (left, "int8", "int32")
+    if packing is not None:
+        name += f".packed{packing.bits}.{packing.step}.{packing.offset}"
+        dtypes = (left, "uint8", "int32")
+    intrinsic = DotIntrinsic(name, lanes, 4, dtypes, instruction, packing)
+    register(intrinsic, f"C[T.ramp(0, 1, $lanes)] = {sums}")
     return intrinsic
+
+
+def _weights(lanes: int, part: int, packing: Packing | None) -> str:
+    """TVMScript of a vector of int8 weights: all of them, or one field of each byte."""
+    count = 4 * lanes
+    if packing is None:
+        return f'B.vload([0, 0], dtype="int8x{count}")'
+
+    def every(dtype: str, number: int) -> str:
+        return f"T.broadcast(T.{dtype}({number}), {count})"
+
+    field = f'B.vload([0, 0], dtype="uint8x{count}")'
+    if part:
+        field = f"T.shift_right({field}, {every('uint8', part * packing.bits)})"
+    field = f"T.bitwise_and({field}, {every('uint8', packing.mask)})"
+    field = f'T.reinterpret("int8x{count}", {field})'
+    if packing.step != 1:
+        field = f"({field} * {every('int8', packing.step)})"
+    return f"({field} - {every('int8', packing.offset)})" if packing.offset else field
+
+
+def _product(instruction: str, lanes: int, left: str, at: int, weights: str, sums: str) -> str:
+    """TVMScript of sums to which products with four activations from `at` are added."""
+    signed = left == "int8"
+    sizes = {"bits": 32 * lanes, "bytes": 4 * lanes, "halves": 2 * lanes}
+    four = _FOUR.format(at=at, dtype=left)
+    if instruction == "vpdpbssd":
+        return _VPDPBSSD.format(a=four, b=weights, c=sums, **sizes)
+    if instruction == "vpdpbusd" and signed:
+        shifted = _FOUR_SHIFTED.format(at=at, dtype=left)
+        return _VPDPBUSD_LESS_SHIFT.format(a=shifted, b=weights, c=sums, **sizes)
+    if instruction == "vpdpbusd":
+        return _VPDPBUSD.format(a=four, b=weights, c=sums, **sizes)
+    even_a, odd_a = _even_and_odd(_FOURS_A.format(a=four, **sizes), 2 * lanes, signed=signed)
+    even_b, odd_b = _even_and_odd(_FOURS_B.format(b=weights, **sizes), 2 * lanes, signed=True)
+    return _PMADDWD.format(
+        pmaddwd=_PMADDWD_NAMES[lanes], c=sums, even_a=even_a, odd_a=odd_a, even_b=even_b,
+        odd_b=odd_b,
+    )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import prod
 from typing import Any
 
-from schedules.cpu.annotations import DOT, KERNEL
+from schedules.cpu.annotations import DOT, KERNEL, STEP
 from schedules.cpu.rules.base import (
     Applied,
     NotApplicableError,
@@ -77,8 +77,14 @@ class RegisterTiled:
         else:
             tiles = [*lead, *outer, co]
         dot = annotation(sch, heart, DOT)
-        within = [reduction.pop()] if dot is not None else []
-        sch.reorder(*tiles, *reduction, *inner, *within)
+        count = int(annotation(sch, heart, STEP) or 0)
+        within = [reduction.pop() for _ in range(count)][::-1]
+        if dot is not None:
+            sch.reorder(*tiles, *reduction, *inner, *within)
+        else:  # the codes in a byte, one after the other
+            sch.reorder(*tiles, *reduction, *within, *inner)
+            for loop in within:
+                sch.unroll(loop)
         for stage in stages:
             if kind == "batch_matmul" and lead:
                 sch.compute_at(stage, lead[-1])

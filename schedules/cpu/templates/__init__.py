@@ -8,6 +8,7 @@ from schedules.cpu.templates.amx import Amx
 from schedules.cpu.templates.products import Direct
 from schedules.cpu.templates.windows import Windows
 from schedules.cpu.templates.winograd import Winograd
+from schedules.encodings import encoding_of
 from schedules.space import Choice, Space, Template
 from schedules.workload import Extent, Workload
 from targets.spec import TargetSpec
@@ -17,8 +18,9 @@ TEMPLATES: tuple[Template, ...] = (Direct(), Amx(), Windows(), Winograd())
 
 def spaces(workload: Workload, spec: TargetSpec) -> tuple[Space, ...]:
     """The spaces of all algorithms for a workload, the one that needs no search first."""
-    found = [s for t in TEMPLATES if workload.operator in t.operators
-             for s in t.spaces(workload, spec)]  # fmt: skip
+    encoding = encoding_of(workload).name
+    fitting = [t for t in TEMPLATES if workload.operator in t.operators and encoding in t.encodings]
+    found = [s for t in fitting for s in t.spaces(workload, spec)]
     return tuple(sorted(found, key=lambda s: estimated_cycles(workload, s.default, spec)))
 
 
@@ -57,19 +59,23 @@ def compute(workload: Workload, choice: Choice, spec: TargetSpec, *tensors: Any)
     return template_for(workload, choice).compute(workload, choice, spec, *tensors)
 
 
-def packed_shape(workload: Workload, choice: Choice, spec: TargetSpec) -> tuple[Extent, ...]:
-    """Shape of the weight that `compute` takes."""
-    return template_for(workload, choice).packed_shape(workload, choice, spec)
+def packed(
+    workload: Workload, choice: Choice, spec: TargetSpec
+) -> tuple[tuple[tuple[Extent, ...], str], ...]:
+    """Shape and dtype of each operand of the weight that `compute` takes."""
+    return template_for(workload, choice).packed(workload, choice, spec) if workload.weight else ()
 
 
-def packed_dtype(workload: Workload, choice: Choice) -> str:
-    """Dtype of the weight that `compute` takes."""
-    return template_for(workload, choice).packed_dtype(workload)
+def pack(workload: Workload, choice: Choice, spec: TargetSpec, *weight: Any) -> tuple[Any, ...]:
+    """The weight as `compute` takes it.
 
-
-def pack(workload: Workload, choice: Choice, spec: TargetSpec, weight: Any) -> Any:
-    """The weight (NumPy, in the layout of `Workload.weight`) as `compute` takes it."""
-    return template_for(workload, choice).pack(workload, choice, spec, weight)
+    Args:
+        workload: What is computed.
+        choice: How.
+        spec: The target.
+        weight: Its operands (NumPy) in the plain layout, see `encodings.weight_operands`.
+    """
+    return template_for(workload, choice).pack(workload, choice, spec, *weight)
 
 
 __all__ = [
@@ -78,8 +84,7 @@ __all__ = [
     "default_choice",
     "estimated_cycles",
     "pack",
-    "packed_dtype",
-    "packed_shape",
+    "packed",
     "refusal",
     "spaces",
     "template_for",

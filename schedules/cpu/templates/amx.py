@@ -38,6 +38,7 @@ class Amx:
 
     operators = frozenset({"conv2d", "dense"})
     algorithms = frozenset({ALGORITHM})
+    encodings = frozenset({""})
 
     def spaces(self, workload: Workload, spec: TargetSpec) -> tuple[Space, ...]:
         """See `schedules.space.Template`; empty on targets without AMX."""
@@ -85,23 +86,22 @@ class Amx:
             _kernel(workload), shape, accumulator, text, workload.attributes.get("pad_value", 0),
         )  # fmt: skip
 
-    def packed_shape(
+    def packed(
         self, workload: Workload, choice: Choice, spec: TargetSpec
-    ) -> tuple[Extent, ...]:
+    ) -> tuple[tuple[tuple[Extent, ...], str], ...]:
         """See `schedules.space.Template`."""
-        return plans.packed_weight_shape(_geometry(workload, choice, spec), _kernel(workload))
+        shape = plans.packed_weight_shape(_geometry(workload, choice, spec), _kernel(workload))
+        return ((shape, workload.dtypes[1]),)
 
-    def packed_dtype(self, workload: Workload) -> str:
-        """See `schedules.space.Template`."""
-        return workload.dtypes[1]
-
-    def pack(self, workload: Workload, choice: Choice, spec: TargetSpec, weight: Any) -> Any:
+    def pack(
+        self, workload: Workload, choice: Choice, spec: TargetSpec, *weight: Any
+    ) -> tuple[Any, ...]:
         """See `schedules.space.Template`."""
         from schedules.cpu.amx.compute import pack_weight
 
         dense = workload.operator == "dense"
-        plain = weight[None, None] if dense else weight.transpose(2, 3, 1, 0)
-        return pack_weight(plain, _geometry(workload, choice, spec))
+        plain = weight[0][None, None] if dense else weight[0].transpose(2, 3, 1, 0)
+        return (pack_weight(plain, _geometry(workload, choice, spec)),)
 
 
 def _fits(workload: Workload, spec: TargetSpec) -> bool:

@@ -12,8 +12,10 @@ from typing import Any
 from schedules.cpu.annotations import CHOICE, DOT
 from schedules.cpu.compute import packed
 from schedules.cpu.compute.canonical import geometry_of
+from schedules.cpu.compute.encoded import Form, pack_codes, table_vectors
 from schedules.cpu.intrinsics.select import dot_group, dot_intrinsic, dot_lanes
 from schedules.cpu.tiling import RankedTile, RegisterTile, rank_register_tiles
+from schedules.encodings import PACKINGS, encoding_of, weight_operands
 from schedules.space import Choice, Decision, Space
 from schedules.workload import Extent, Workload
 from targets.spec import TargetSpec
@@ -26,13 +28,19 @@ UNROLLS = (1, 2, 4, 8)
 
 
 class Direct:
-    """A block of accumulators in registers over the whole reduction, weights packed for it."""
+    """A block of accumulators in registers over the whole reduction, weights packed for it.
+
+    Weights of fewer bits are decoded where they are multiplied: once for all rows of a tile.
+    """
 
     operators = frozenset({"conv2d", "dense", "batch_matmul"})
     algorithms = frozenset({ALGORITHM})
+    encodings = frozenset({"", *PACKINGS})
 
     def spaces(self, workload: Workload, spec: TargetSpec) -> tuple[Space, ...]:
         """See `schedules.space.Template`."""
+        if not _fits(workload):
+            return ()
         tiles = self._tiles(workload, spec)
         orders = ("columns", "strip", "rows") if workload.operator == "conv2d" else (
             "columns", "rows")  # fmt: skip
@@ -67,64 +75,77 @@ class Direct:
         wanted = RegisterTile(*choice["tile"])
         for ranked in self._tiles(workload, spec):
             if ranked.tile == wanted:
-                return workload.flops / 2 / max(ranked.macs_per_cycle, 1e-3)
+                rate = ranked.macs_per_cycle / _decoding(workload, wanted)
+                return workload.flops / 2 / max(rate, 1e-3)
         return float("inf")
 
     def compute(
-        self, workload: Workload, choice: Choice, spec: TargetSpec, data: Any, weight: Any
+        self, workload: Workload, choice: Choice, spec: TargetSpec, data: Any, *weight: Any
     ) -> Any:
         """See `schedules.space.Template`."""
         tile = RegisterTile(*choice["tile"])
-        attrs = {CHOICE: json.dumps(choice, sort_keys=True)}
+        attrs: dict[str, Any] = {CHOICE: json.dumps(choice, sort_keys=True)}
         if _group(workload) > 1:
-            attrs[DOT] = dot_intrinsic(workload.dtypes, spec, tile.lanes).name
+            packing = encoding_of(workload).packing
+            attrs[DOT] = dot_intrinsic(workload.dtypes, spec, tile.lanes, packing).name
+        form = _form(workload, tile, spec)
         accumulator = workload.dtypes[2]
         a = workload.attributes
         if workload.operator == "dense":
             n = int(workload.weight[1])
-            return packed.matmul_packed(data, weight, n, tile, accumulator, attrs)
+            return packed.matmul_packed(
+                data, weight, n, tile, accumulator, attrs, form, block=_block(workload)
+            )
         if workload.operator == "batch_matmul":
             return packed.batch_matmul(
-                data, weight, tile, accumulator, attrs,
+                data, weight[0], tile, accumulator, attrs,
                 transpose_rhs=a["transpose_rhs"], group=_group(workload),
             )  # fmt: skip
         return packed.conv2d_packed(
             data, weight, int(workload.weight[0]), geometry_of(workload), tile, accumulator, attrs,
+            form, inner=int(workload.weight[1]), block=_block(workload),
             input_dilation=tuple(a.get("input_dilation", (1, 1))),
             out_size=(int(workload.output[1]), int(workload.output[2])),
             pad_value=a.get("pad_value", 0),
         )  # fmt: skip
 
-    def packed_shape(
+    def packed(
         self, workload: Workload, choice: Choice, spec: TargetSpec
-    ) -> tuple[Extent, ...]:
+    ) -> tuple[tuple[tuple[Extent, ...], str], ...]:
         """See `schedules.space.Template`."""
         if workload.operator == "batch_matmul":
-            return workload.weight
-        columns, group = RegisterTile(*choice["tile"]).columns, _group(workload)
-        lanes = (columns, group) if group > 1 else (columns,)
-        if workload.operator == "dense":
-            reduction, n = (int(v) for v in workload.weight)
-            return (ceil(n / columns), ceil(reduction / group), *lanes)
-        outputs, inner, kh, kw = (int(v) for v in workload.weight)
-        groups = int(workload.attributes["groups"])
-        panels = groups * ceil(outputs // groups / columns)
-        return (panels, kh, kw, ceil(inner / group), *lanes)
+            return ((workload.weight, workload.dtypes[1]),)
+        tile = RegisterTile(*choice["tile"])
+        form = _form(workload, tile, spec)
+        (plain, dtype), *others = weight_operands(workload)
+        lanes = (tile.columns, form.dot) if form.dot > 1 else (tile.columns,)
+        lead, size = _panels(workload, tile, plain)
+        codes = (*lead, ceil(size / form.step), *lanes)
+        found = [(codes, "uint8" if form.packing else dtype)]
+        for shape, kind in others:
+            if encoding_of(workload).name == "codebook":
+                found.append((shape, kind))
+            else:
+                lead, size = _panels(workload, tile, shape)
+                found.append(((*lead, size, tile.columns), kind))
+        return tuple(found)
 
-    def packed_dtype(self, workload: Workload) -> str:
-        """See `schedules.space.Template`."""
-        return workload.dtypes[1]
-
-    def pack(self, workload: Workload, choice: Choice, spec: TargetSpec, weight: Any) -> Any:
+    def pack(
+        self, workload: Workload, choice: Choice, spec: TargetSpec, *weight: Any
+    ) -> tuple[Any, ...]:
         """See `schedules.space.Template`; the right side of ``batch_matmul`` stays as it is."""
-        columns = RegisterTile(*choice["tile"]).columns
-        group = _group(workload)
-        if workload.operator == "dense":
-            return packed.pack_matrix(weight, columns, group)
         if workload.operator == "batch_matmul":
             return weight
-        groups = int(workload.attributes["groups"])
-        return packed.pack_kernel(weight, columns, groups, group)
+        tile = RegisterTile(*choice["tile"])
+        form = _form(workload, tile, spec)
+        codes = _pack(workload, tile, weight[0], form.step)
+        if form.packing is not None:
+            fields = codes.reshape(*codes.shape[:-1], form.packing.per_byte, form.dot)
+            codes = pack_codes(fields, form.packing, -2)[..., 0, :]
+            codes = codes if form.dot > 1 else codes[..., 0]
+        if encoding_of(workload).name == "codebook":
+            return codes, *weight[1:]
+        return codes, *(_pack(workload, tile, scales, 1) for scales in weight[1:])
 
     def _tiles(self, workload: Workload, spec: TargetSpec) -> list[RankedTile]:
         rows, columns, row_elements = _matrix(workload)
@@ -133,11 +154,16 @@ class Direct:
             spec, rows, columns // groups, workload.dtypes[2],
             row_elements * _ITEM_BYTES.get(workload.dtypes[0], 4),
             exact=groups > 1, group=_group(workload),
+            reserved=_RESERVED if workload.weight_encoding else 0,
         )  # fmt: skip
         allowed = dot_lanes(workload.dtypes, spec) if _group(workload) > 1 else None
         return [r for r in ranked if allowed is None or r.tile.lanes in allowed]
 
 
+#: Vector registers that decoding needs: masks, offsets, a scale.
+_RESERVED = 5
+#: Instructions that one vector of weights takes to be decoded, for one vector of products.
+_DECODE_STEPS = {"int8": 2.0, "int4": 3.5, "ternary": 4.0, "binary": 4.0, "codebook": 2.5}
 _ITEM_BYTES = {"bfloat16": 2, "float16": 2, "int8": 1, "uint8": 1}
 
 
@@ -146,6 +172,64 @@ def _group(workload: Workload) -> int:
     if workload.operator == "conv2d" and int(workload.attributes["groups"]) > 1:
         return 1
     return dot_group(workload.dtypes)
+
+
+def _fits(workload: Workload) -> bool:
+    """Whether the weight's encoding can be read here: whole steps in groups of either kind."""
+    encoding = encoding_of(workload)
+    if not encoding.name:
+        return True
+    if workload.operator == "batch_matmul":
+        return False
+    step = _group(workload) * (encoding.packing.per_byte if encoding.packing else 1)
+    if encoding.group % step:
+        return False
+    groups = int(workload.attributes.get("groups", 1))
+    return groups == 1 or int(workload.weight[1]) % step == 0
+
+
+def _form(workload: Workload, tile: RegisterTile, spec: TargetSpec) -> Form:
+    """How the packed weight is read."""
+    encoding = encoding_of(workload)
+    block = _block(workload)
+    uniform = block % tile.lanes == 0  # one row of the codebook for a whole vector
+    tables = table_vectors(encoding, tile.lanes, spec) if uniform else 0
+    return Form(encoding, _group(workload), tile.lanes, tables)
+
+
+def _block(workload: Workload) -> int:
+    """Outputs that share a row of a codebook; 0 where all do."""
+    books = int(workload.attributes.get("codebooks", 1))
+    outputs = int(workload.output[-1]) if workload.weight_encoding else 0
+    return outputs // books if books > 1 else 0
+
+
+def _decoding(workload: Workload, tile: RegisterTile) -> float:
+    """Factor that decoding lengthens the loop by: its instructions over those of the products."""
+    encoding = encoding_of(workload)
+    steps = _DECODE_STEPS.get(encoding.name, 1.0 if workload.dtypes[1] == "float16" else 0.0)
+    if not encoding.name and workload.dtypes[:2] == ("float32", "int8"):
+        steps = _DECODE_STEPS["int8"]
+    steps += 1.0 if encoding.group else 0.0
+    return 1.0 + steps / (tile.rows + 2)
+
+
+def _panels(
+    workload: Workload, tile: RegisterTile, shape: tuple[Extent, ...]
+) -> tuple[tuple[int, ...], int]:
+    """The extents of a packed operand in front of its reduction's innermost one, and that one."""
+    if workload.operator == "dense":
+        reduction, n = (int(v) for v in shape)
+        return (ceil(n / tile.columns),), reduction
+    outputs, inner, kh, kw = (int(v) for v in shape)
+    groups = int(workload.attributes["groups"])
+    return (groups * ceil(outputs // groups / tile.columns), kh, kw), inner
+
+
+def _pack(workload: Workload, tile: RegisterTile, weight: Any, step: int) -> Any:
+    if workload.operator == "dense":
+        return packed.pack_matrix(weight, tile.columns, step)
+    return packed.pack_kernel(weight, tile.columns, int(workload.attributes["groups"]), step)
 
 
 def _matrix(workload: Workload) -> tuple[tuple[int, int], int, int]:
@@ -180,4 +264,7 @@ def _weights_are_larger(workload: Workload) -> bool:
 def _steps(workload: Workload) -> int:
     """Iterations of the innermost loop of the reduction; 0 where it is symbolic."""
     reduction = workload.data[-1] if workload.operator != "conv2d" else workload.weight[1]
-    return ceil(reduction / _group(workload)) if isinstance(reduction, int) else 0
+    encoding = encoding_of(workload)
+    step = _group(workload) * (encoding.packing.per_byte if encoding.packing else 1)
+    reduction = encoding.group or reduction
+    return ceil(reduction / step) if isinstance(reduction, int) else 0

@@ -23,6 +23,7 @@ class Windows:
 
     operators = frozenset({"depthwise_conv2d", "pool2d"})
     algorithms = frozenset({ALGORITHM})
+    encodings = frozenset({""})
 
     def spaces(self, workload: Workload, spec: TargetSpec) -> tuple[Space, ...]:
         """See `schedules.space.Template`."""
@@ -80,20 +81,19 @@ class Windows:
             workload.attributes.get("pad_value", 0),
         )  # fmt: skip
 
-    def packed_shape(
+    def packed(
         self, workload: Workload, choice: Choice, spec: TargetSpec
-    ) -> tuple[Extent, ...]:
+    ) -> tuple[tuple[tuple[Extent, ...], str], ...]:
         """See `schedules.space.Template`."""
         channels, _, kh, kw = workload.weight
-        return (kh, kw, channels)
+        shape = (kh, kw, channels)
+        return ((shape, workload.dtypes[1]),)
 
-    def packed_dtype(self, workload: Workload) -> str:
+    def pack(
+        self, workload: Workload, choice: Choice, spec: TargetSpec, *weight: Any
+    ) -> tuple[Any, ...]:
         """See `schedules.space.Template`."""
-        return workload.dtypes[1]
-
-    def pack(self, workload: Workload, choice: Choice, spec: TargetSpec, weight: Any) -> Any:
-        """See `schedules.space.Template`."""
-        return window.pack_depthwise(weight)
+        return (window.pack_depthwise(weight[0]),)
 
 
 def _needs_padding(workload: Workload) -> bool:

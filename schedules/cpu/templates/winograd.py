@@ -36,6 +36,7 @@ class Winograd:
 
     operators = frozenset({"conv2d"})
     algorithms = frozenset(ALGORITHMS.values())
+    encodings = frozenset({""})
 
     def spaces(self, workload: Workload, spec: TargetSpec) -> tuple[Space, ...]:
         """See `schedules.space.Template`."""
@@ -125,23 +126,22 @@ class Winograd:
             _tiling(workload, _m(choice)), {CHOICE: json.dumps(choice, sort_keys=True)},
         )  # fmt: skip
 
-    def packed_shape(
+    def packed(
         self, workload: Workload, choice: Choice, spec: TargetSpec
-    ) -> tuple[Extent, ...]:
+    ) -> tuple[tuple[tuple[Extent, ...], str], ...]:
         """See `schedules.space.Template`."""
         columns = RegisterTile(*choice["tile"]).columns
         outputs, inner = (int(v) for v in workload.weight[:2])
         places = _m(choice) + 2
-        return (places, places, ceil(outputs / columns), inner, columns)
+        shape = (places, places, ceil(outputs / columns), inner, columns)
+        return ((shape, "float32"),)  # rounded once, before the transform
 
-    def packed_dtype(self, workload: Workload) -> str:
-        """See `schedules.space.Template`."""
-        return "float32"  # rounded once, before the transform
-
-    def pack(self, workload: Workload, choice: Choice, spec: TargetSpec, weight: Any) -> Any:
+    def pack(
+        self, workload: Workload, choice: Choice, spec: TargetSpec, *weight: Any
+    ) -> tuple[Any, ...]:
         """See `schedules.space.Template`."""
         columns = RegisterTile(*choice["tile"]).columns
-        return winograd.pack_transformed(weight, _m(choice), columns)
+        return (winograd.pack_transformed(weight[0], _m(choice), columns),)
 
 
 def _fits(workload: Workload) -> bool:

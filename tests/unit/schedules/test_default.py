@@ -22,7 +22,7 @@ def dense(m=8, k=16, n=32):
         "dense", (m, k), (k, n), (m, n), ("float32", "float32", "float32"), "row-major"
     )
     choice = templates.default_choice(workload, SPEC)
-    tensors = placeholders(workload, templates.packed_shape(workload, choice, SPEC))
+    tensors = placeholders(workload, templates.packed(workload, choice, SPEC))
     out = templates.compute(workload, choice, SPEC, *tensors)
     return te.create_prim_func([*tensors, topi.nn.relu(out)])
 

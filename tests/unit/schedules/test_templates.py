@@ -51,9 +51,9 @@ def test_defaults_are_choices_and_weights_pack_to_the_promised_shape(workload, t
     for space in found:
         assert space.refusal(space.default) is None
         assert math.isfinite(templates.estimated_cycles(workload, space.default, spec))
-        shape = templates.packed_shape(workload, space.default, spec)
-        packed = templates.pack(workload, space.default, spec, weight)
-        assert packed.shape == shape
+        types = templates.packed(workload, space.default, spec)
+        packed = templates.pack(workload, space.default, spec, *([weight] if types else []))
+        assert [p.shape for p in packed] == [shape for shape, _ in types]
     cycles = [templates.estimated_cycles(workload, s.default, spec) for s in found]
     assert cycles == sorted(cycles)
 

@@ -1,0 +1,212 @@
+"""Weights of fewer bits: how they lie packed, and how a kernel reads them.
+
+A panel of a packed weight is ``[(kernel,) steps, columns]`` for floats and ``[(kernel,) steps,
+columns, 4]`` for integers (`schedules.cpu.compute.packed`). With an encoding of ``b`` bits each
+element of it becomes a byte that holds ``8 / b`` codes, those of as many steps in a row: a
+vector of bytes is loaded once, and each shift of it is the next step's weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from schedules.cpu.annotations import STEP
+from schedules.encodings import ENTRIES, PACKINGS, PLAIN, Encoding, Packing, encoding_of
+from schedules.tvm_adapter import register_lowering, register_operator, te, tirx
+from schedules.workload import Workload
+from targets.spec import TargetSpec
+
+Array = npt.NDArray[Any]
+_LOOKUP = "tirx.tilewright_lookup"
+
+
+# What the canonical definitions mean
+
+
+def element(workload: Workload, weights: Sequence[Any]) -> Callable[..., Any]:
+    """Gives the weight's number at an index of its plain layout, on its plain operands."""
+    encoding = encoding_of(workload)
+    codes = weights[0]
+    if encoding.name == "codebook":
+        table = weights[1]
+        blocks = int(table.shape[0])
+        axis = 1 if workload.operator == "dense" else 0
+        size = int(workload.weight[axis]) // blocks
+        return lambda *i: table[i[axis] // size, codes[i].astype("int32")]
+    if not encoding.group:
+        return lambda *i: codes[i]
+    scales = weights[1]
+    axis = 0 if workload.operator == "dense" else 1
+
+    def scaled(*index: Any) -> Any:
+        place = list(index)
+        place[axis] = index[axis] // encoding.group
+        return codes[index].astype("float32") * scales[tuple(place)].astype("float32")
+
+    return scaled
+
+
+# Packed weights
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a packed weight is read along the innermost dimension of its reduction.
+
+    Attributes:
+        encoding: What the codes mean.
+        dot: Products that one lane adds up in one instruction; 1 for floats.
+        lanes: Of a vector of columns.
+        tables: Vectors that hold a codebook's row where the target looks numbers up in
+            registers; 0 where it reads them from memory.
+    """
+
+    encoding: Encoding = PLAIN
+    dot: int = 1
+    lanes: int = 1
+    tables: int = 0
+
+    @property
+    def packing(self) -> Packing | None:
+        """How codes lie in bytes."""
+        return self.encoding.packing
+
+    @property
+    def step(self) -> int:
+        """Elements of the reduction whose weights lie in the bytes of one element."""
+        return self.dot * (self.packing.per_byte if self.packing else 1)
+
+    @property
+    def inner(self) -> int:
+        """Innermost loops of the reduction that make up one step."""
+        return int(self.dot > 1) + int(self.packing is not None)
+
+    def attributes(self) -> dict[str, Any]:
+        """Annotations of the kernel's heart that its schedule needs."""
+        return {STEP: self.inner} if self.inner else {}
+
+    def axes(self, size: int) -> tuple[list[Any], Any, Callable[..., Any]]:
+        """Reduction axes over a dimension, a multiple of `step` (and of the scales' groups).
+
+        Returns:
+            The axes, the index along the dimension, and a function that gives the weight from
+            the packed operands, the indices in front of the dimension, and the column.
+        """
+        packing, group = self.packing, self.encoding.group
+        axes: list[Any] = []
+        count = size // self.step
+        if group:
+            outer = te.reduce_axis((0, size // group), "kg")
+            within = te.reduce_axis((0, group // self.step), "k")
+            axes += [outer, within]
+            place = outer * (group // self.step) + within
+        else:
+            place = te.reduce_axis((0, count), "k")
+            axes.append(place)
+        index = place * self.step
+        part = lane = None
+        if packing is not None:
+            part = te.reduce_axis((0, packing.per_byte), "part")
+            axes.append(part)
+            index = index + part * self.dot
+        if self.dot > 1:
+            lane = te.reduce_axis((0, self.dot), "group")
+            axes.append(lane)
+            index = index + lane
+
+        def weight(operands: Sequence[Any], lead: tuple[Any, ...], column: Any, block: Any) -> Any:
+            at = (*lead, place, column, *([lane] if lane is not None else []))
+            value = operands[0][at]
+            if packing is None:
+                number = value
+            elif self.encoding.name == "codebook":
+                return self._look_up(operands[1], block, value, part, column)
+            else:
+                number = decode(value, part, packing, "int32" if self.dot == 1 else "int8")
+            if group:
+                scale = operands[1][(*lead, outer, column)]
+                number = number.astype("float32") * scale.astype("float32")
+            return number
+
+        return axes, index, weight
+
+    def _look_up(self, table: Any, block: Any, byte: Any, part: Any, column: Any) -> Any:
+        """The entry of a codebook for one code."""
+        bits = PACKINGS["codebook"].bits if PACKINGS["codebook"] else 4
+        moved = tirx.shift_right(byte.astype("int32"), part * bits)
+        entry = tirx.bitwise_and(moved, tirx.const(ENTRIES - 1, "int32"))
+        if not self.tables:
+            return table[block, entry]
+        lane = column % self.lanes
+        rows = [table[block, lane + i * self.lanes] for i in range(self.tables)]
+        return tirx.call_intrin("float32", _LOOKUP, entry, *rows)
+
+
+def decode(byte: Any, part: Any, packing: Packing, dtype: str) -> Any:
+    """The code in one field of a byte."""
+    if dtype == "int8":  # fields of bytes: nothing is widened
+        moved = tirx.shift_right(byte, (part * packing.bits).astype("uint8"))
+        field = tirx.bitwise_and(moved, tirx.const(packing.mask, "uint8")).astype("int8")
+    else:
+        moved = tirx.shift_right(byte.astype("int32"), (part * packing.bits).astype("int32"))
+        field = tirx.bitwise_and(moved, tirx.const(packing.mask, "int32"))
+    if packing.step != 1:
+        field = field * tirx.const(packing.step, dtype)
+    return field - tirx.const(packing.offset, dtype) if packing.offset else field
+
+
+def table_vectors(encoding: Encoding, lanes: int, spec: TargetSpec) -> int:
+    """Vectors that hold a codebook's row, where numbers are looked up in registers."""
+    if encoding.name != "codebook":
+        return 0
+    if lanes == 16 and spec.has("avx512f"):
+        return 1
+    return 2 if lanes == 8 and spec.has("avx2") else 0
+
+
+def pack_codes(panels: Array, packing: Packing, axis: int) -> Array:
+    """Codes as fields of bytes: each run of `per_byte` along `axis` becomes one byte."""
+    moved = np.moveaxis(panels, axis, -1)
+    runs = moved.reshape(*moved.shape[:-1], -1, packing.per_byte).astype(np.int32)
+    fields = (runs + packing.offset) // packing.step
+    low, high = packing.limits
+    if runs.size and (runs.min() < low or runs.max() > high):
+        raise ValueError(f"codes from {runs.min()} to {runs.max()} have no place in {packing}")
+    shifts = np.arange(packing.per_byte) * packing.bits
+    packed = (fields << shifts).sum(axis=-1).astype(np.uint8)
+    return np.ascontiguousarray(np.moveaxis(packed, -1, axis))
+
+
+def unpack_codes(packed: Array, packing: Packing, axis: int) -> Array:
+    """What `pack_codes` was given, as int8."""
+    moved = np.moveaxis(packed, axis, -1).astype(np.int32)
+    shifts = np.arange(packing.per_byte) * packing.bits
+    fields = (moved[..., None] >> shifts) & packing.mask
+    codes = (fields * packing.step - packing.offset).astype(np.int8)
+    return np.ascontiguousarray(np.moveaxis(codes.reshape(*moved.shape[:-1], -1), -1, axis))
+
+
+# Looking numbers up in registers
+
+
+def _lower_lookup(call: Any) -> Any:
+    """``vpermps``: each lane takes the entry of the vectors that its index names."""
+    index, *rows = call.args
+    dtype = str(call.ty.dtype)
+    if dtype == "float32x16" and len(rows) == 1:
+        return tirx.call_llvm_pure_intrin(dtype, "llvm.x86.avx512.permvar.sf.512", rows[0], index)
+    if dtype == "float32x8" and len(rows) == 2:
+        low, high = (
+            tirx.call_llvm_pure_intrin(dtype, "llvm.x86.avx2.permps", row, index) for row in rows
+        )
+        return tirx.Select(index > tirx.const(7, "int32x8"), high, low)
+    raise ValueError(f"numbers are not looked up as {dtype} in {len(rows)} vectors")
+
+
+register_operator(_LOOKUP, pure=True)
+register_lowering(_LOOKUP, "llvm", _lower_lookup)
