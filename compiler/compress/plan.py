@@ -130,6 +130,8 @@ class WeightPlan:
         power_of_two: Whether the scales have to be powers of two.
         group: Number of inputs in a group; 0 without groups.
         bits: Bits of an index into a codebook; 0 for others.
+        low: Least stored value of int8: -127, or -128 where a model that was quantized elsewhere
+            stores that.
     """
 
     parameter: str
@@ -141,6 +143,7 @@ class WeightPlan:
     power_of_two: bool = False
     group: int = 0
     bits: int = 0
+    low: int = -WEIGHT_LIMIT
 
     def __post_init__(self) -> None:
         _check(
@@ -159,6 +162,7 @@ class WeightPlan:
             f"granularity {self.granularity!r} is none of {', '.join(GRANULARITIES)}",
         )
         _check(self.axis >= 0, "axis is negative")
+        _check(self.low in (-WEIGHT_LIMIT, -WEIGHT_LIMIT - 1), f"low is {self.low}")
         _check(
             self.granularity == "channel" or len(self.scales) <= 1,
             f"{len(self.scales)} scales for granularity {self.granularity!r}",

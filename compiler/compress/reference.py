@@ -81,19 +81,22 @@ def small_factors(scales: Sequence[float]) -> tuple[tuple[int, ...], int]:
     return tuple(factors), shift
 
 
-def quantize_weight(weight: Array, scales: Sequence[float], axis: int) -> Array:
+def quantize_weight(
+    weight: Array, scales: Sequence[float], axis: int, low: int = -127
+) -> Array:
     """Weights as int8 from -127 to 127, to the nearest, ties to the even one.
 
     Args:
         weight: Real numbers.
         scales: One scale, or one for each index along `axis`.
         axis: Axis of output channels.
+        low: Least stored value; -128 only for models that come with it.
     """
     shape = [1] * weight.ndim
     if len(scales) > 1:
         shape[axis] = -1
     steps = np.asarray(scales, np.float64).reshape(shape)
-    return np.clip(np.rint(weight.astype(np.float64) / steps), -127, 127).astype(np.int8)
+    return np.clip(np.rint(weight.astype(np.float64) / steps), low, 127).astype(np.int8)
 
 
 def quantized_number(value: float, scale: float, zero_point: int, low: int, high: int) -> int:

@@ -268,7 +268,8 @@ class Quantizer:
                 method=plan.method,
             )  # fmt: skip
         else:
-            stored, scales = reference.quantize_weight(real, plan.scales, plan.axis), plan.scales
+            stored = reference.quantize_weight(real, plan.scales, plan.axis, plan.low)
+            scales = plan.scales
         return stored, np.broadcast_to(np.asarray(scales, np.float64), (channels,))
 
     def real_weight(self, site: Site, operator: OperatorPlan) -> Array:
