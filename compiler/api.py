@@ -151,7 +151,7 @@ def compile(  # noqa: A001 - the name users expect
     required = read_required(require_tuned)
     request = read_request(
         quantize, calibration, evaluate,
-        precision=precision, tuning=search is not None,
+        precision=precision,
         dynamic=dynamic_batch or dynamic_shapes is not None,
     )  # fmt: skip
     if tolerance is None:
@@ -176,20 +176,20 @@ def compile(  # noqa: A001 - the name users expect
     )
     with log.time("frontend", "reference outputs"):
         expected = source.reference()
-    if search is not None:
-        with _as_compile_error("tune", spec):
-            result = search_kernels(
-                imported, spec, search, store, log,
-                precision=precision, threads=threads, listener=on_tune,
-            )  # fmt: skip
-        if result.interrupted:
-            raise KeyboardInterrupt
     plan, calibrated, golden = None, None, expected
     if request is not None:
         with _as_compile_error("compress", spec):
             plan, calibrated = make_plan(request, imported, spec, log, progress)
             if not runs_here:
                 golden = golden_outputs(imported, spec, plan, source, log)
+    if search is not None:
+        with _as_compile_error("tune", spec):
+            result = search_kernels(
+                imported, spec, search, store, log,
+                precision=precision, threads=threads, listener=on_tune, plan=plan,
+            )  # fmt: skip
+        if result.interrupted:
+            raise KeyboardInterrupt
     with _as_compile_error("lower", spec):
         lowered = lower(
             imported, spec, log, select=store.selector(threads), precision=precision, plan=plan
@@ -252,6 +252,8 @@ def tune_model(
     precision: str = "float32",
     progress: Progress | None = None,
     on_tune: Listener | None = None,
+    quantize: QuantizeOption = None,
+    calibration: Iterable[Any] | None = None,
 ) -> TuneResult:
     """Search for faster kernels for a model and keep them as records, without compiling it.
 
@@ -270,6 +272,9 @@ def tune_model(
         precision: As in `compile`.
         progress: Called as ``progress(stage, step)`` when a step begins.
         on_tune: Called with each event of the search.
+        quantize: As in `compile`: the kernels of the quantized model are tuned. Records do
+            not depend on the plan's scales, but on what it makes integers.
+        calibration: As in `compile`; a plan needs none.
 
     Returns:
         What was done; `TuneResult.interrupted` says whether Ctrl-C ended it.
@@ -287,6 +292,10 @@ def tune_model(
             hint='give a time such as "30m", a number of trials or a Tune(...)',
         )
     precision = read_precision(precision)
+    request = read_request(
+        quantize, calibration, None,
+        precision=precision, dynamic=dynamic_batch or dynamic_shapes is not None,
+    )  # fmt: skip
     spec = choose_target(target, measure=False)
     check_measurable(spec, search, threads)
     store = open_records(records, search)
@@ -296,10 +305,14 @@ def tune_model(
     _, imported = _import(
         model, example_inputs, dynamic_shapes, name, log, dynamic_batch=dynamic_batch
     )
+    plan = None
+    if request is not None:
+        with _as_compile_error("compress", spec):
+            plan, _ = make_plan(request, imported, spec, log, progress)
     with _as_compile_error("tune", spec):
         return search_kernels(
             imported, spec, search, store, log,
-            precision=precision, threads=threads, listener=on_tune,
+            precision=precision, threads=threads, listener=on_tune, plan=plan,
         )  # fmt: skip
 
 

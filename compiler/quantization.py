@@ -59,7 +59,6 @@ def read_request(
     evaluate: Metric | None,
     *,
     precision: str,
-    tuning: bool,
     dynamic: bool,
 ) -> Request | None:
     """Check the options against each other before any work is done.
@@ -92,12 +91,6 @@ def read_request(
             f"quantize excludes precision={precision!r}: what is not int8 stays float32",
             where="precision",
             hint="leave one of them out",
-        )
-    if tuning:
-        raise InputError(
-            "a search tunes float32 and bfloat16 kernels, not int8 ones, in this release",
-            where="tune",
-            hint="leave out tune, or quantize",
         )
     if evaluate is not None and not callable(evaluate):
         raise InputError(

@@ -10,6 +10,7 @@ from compiler.stages import Imported, StageLog
 from targets import TargetError, TargetSpec, missing_features
 
 if TYPE_CHECKING:
+    from compiler.compress.plan import CompressionPlan
     from compiler.tune.events import Listener
     from compiler.tune.options import Tune
     from compiler.tune.result import TuneResult
@@ -25,6 +26,7 @@ def search_kernels(
     precision: str,
     threads: int,
     listener: Listener | None,
+    plan: CompressionPlan | None = None,
 ) -> TuneResult:
     """Tune the kernels of a model, and keep what is found in the writable store.
 
@@ -37,11 +39,13 @@ def search_kernels(
         precision: Of the heavy operators' inputs.
         threads: Threads that the kernels run on.
         listener: Is told what happens; None for nobody.
+        plan: What runs on integers.
 
     Raises:
         TargetError: This machine cannot run the target's code, and no device is named.
         InputError: There is no store to write to, or `threads` cannot be tuned for.
         StoreError: Records cannot be read or written.
+        PlanError: The plan does not fit the model.
         TilewrightError: Nothing can be measured at all.
     """
     from compiler.lower.tasks import extract_tasks
@@ -52,7 +56,7 @@ def search_kernels(
     if records.writable is None:
         raise InputError("a search needs a place for its records", where="records")
     check_measurable(spec, options, threads)
-    tasks = extract_tasks(imported, spec, log, precision=precision)
+    tasks = extract_tasks(imported, spec, log, precision=precision, plan=plan)
     with log.time("tune", "search") as detail:
         measurer = create_measurer(
             spec,

@@ -20,6 +20,8 @@ Extent: TypeAlias = int | str
 Json: TypeAlias = Any
 
 _PRODUCTS = frozenset({"dense", "batch_matmul"})
+#: Operators on words, each the signs of 32 channels.
+_SIGNS = frozenset({"binary_conv2d", "binary_dense"})
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,9 @@ class Workload:
     """An operator on given shapes, and what is fused behind it.
 
     Attributes:
-        operator: ``conv2d``, ``depthwise_conv2d``, ``dense``, ``batch_matmul`` or ``pool2d``.
+        operator: ``conv2d``, ``depthwise_conv2d``, ``dense``, ``batch_matmul`` or ``pool2d``;
+            ``binary_conv2d`` or ``binary_dense`` of signs, whose attribute ``channels`` says
+            how many are in the words of data and weight.
         data: Shape of the activations: ``NHWC``, or ``[..., m, k]`` for products.
         weight: Shape of the other operand: ``OIHW`` for convolutions, ``[k, n]`` for ``dense``,
             ``[..., k, n]`` or, if transposed, ``[..., n, k]`` for ``batch_matmul``; empty for
@@ -79,7 +83,11 @@ class Workload:
         if self.operator == "pool2d":
             kh, kw = self.attributes["kernel"]
             return count * kh * kw
-        reduction = self.data[-1:] if self.operator in _PRODUCTS else self.weight[1:]
+        if self.operator in _SIGNS:
+            kernel = self.weight[2:] if self.operator == "binary_conv2d" else ()
+            reduction: tuple[Extent, ...] = (self.attributes["channels"], *kernel)
+        else:
+            reduction = self.data[-1:] if self.operator in _PRODUCTS else self.weight[1:]
         for extent in reduction:
             count *= extent if isinstance(extent, int) else 1
         return 2.0 * count

@@ -22,6 +22,14 @@ from compiler.cli.model import (
     with_model_options,
 )
 from compiler.cli.output import Session, with_common_options
+from compiler.cli.quantize import (
+    calibration_option,
+    keep_option,
+    quantize_arguments,
+    quantize_option,
+    read_recipe,
+    samples,
+)
 from compiler.cli.tables import (
     coverage_document,
     inspect_tables,
@@ -84,25 +92,9 @@ _bundle_argument = click.argument("bundle", type=click.Path(path_type=Path))
 @click.option(
     "--no-records", is_flag=True, help="Look at no tuning records: every kernel is a default."
 )
-@click.option(
-    "--quantize",
-    metavar="int8|PLAN",
-    help="Quantize to 8-bit integers: int8 makes a plan from --calibration; a plan's .json file "
-    "applies that.",
-)
-@click.option(
-    "--calibration",
-    type=click.Path(path_type=Path),
-    metavar="PATH",
-    help="Inputs to quantize by: an .npy or .npz file with all samples along the first axis, or "
-    "a folder of such files.",
-)
-@click.option(
-    "--keep",
-    multiple=True,
-    metavar="LAYER",
-    help="A module path that stays in float32; may be given several times.",
-)
+@quantize_option
+@calibration_option
+@keep_option
 @click.option(
     "--save-plan",
     type=click.Path(path_type=Path),
@@ -149,8 +141,6 @@ def compile_(
     """
     from compiler.api import choose_target
     from compiler.api import compile as compile_model
-    from compiler.compress.recipe import Quantize
-    from compiler.compress.samples import open_calibration
     from compiler.options import open_records
     from compiler.package.atomic import check_destination
     from compiler.package.manifest import MANIFEST
@@ -161,11 +151,7 @@ def compile_(
     if no_records and (records is not None or tune_text is not None):
         raise click.UsageError("--no-records excludes --records and --tune")
     tune = Tune.parse(tune_text)
-    recipe = Quantize.parse(quantize)
-    if keep and not isinstance(recipe, Quantize):
-        raise click.UsageError("--keep belongs to --quantize int8")
-    if isinstance(recipe, Quantize):
-        recipe = dataclasses.replace(recipe, keep=keep)
+    recipe = read_recipe(quantize, keep)
     if save_plan is not None and recipe is None:
         raise click.UsageError("--save-plan belongs to --quantize")
     spec = choose_target(target_argument(target), measure=measure)
@@ -209,10 +195,11 @@ def compile_(
                     require_tuned=require_tuned,
                     on_tune=on_tune,
                     quantize=recipe,
-                    calibration=None if calibration is None else open_calibration(calibration),
+                    calibration=samples(calibration),
                 )
             except NotTunedError as error:
                 same = model_arguments(inputs, weights, threads, dynamic_batch=dynamic_batch)
+                same += tuple(quantize_arguments(quantize, calibration, keep))
                 raise error.named(model, *same) from error
         progress("package", "write")
         path = bundle.save(output or Path(f"{_file_name(bundle.name)}.tw"), folder=folder)

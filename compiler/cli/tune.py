@@ -18,6 +18,14 @@ from compiler.cli.model import (
     with_model_options,
 )
 from compiler.cli.output import WIDE, Session, console, with_common_options
+from compiler.cli.quantize import (
+    calibration_option,
+    keep_option,
+    quantize_arguments,
+    quantize_option,
+    read_recipe,
+    samples,
+)
 
 if TYPE_CHECKING:
     from compiler.tune.result import TuneResult
@@ -35,6 +43,9 @@ if TYPE_CHECKING:
     help="Candidates to measure at most; 2000 if --minutes is not given either.",
 )
 @records_option
+@quantize_option
+@calibration_option
+@keep_option
 @click.option(
     "--tasks",
     metavar="PATTERN",
@@ -77,6 +88,9 @@ def tune(
     minutes: float | None,
     trials: int | None,
     records: Path | None,
+    quantize: str | None,
+    calibration: Path | None,
+    keep: tuple[str, ...],
     tasks: str | None,
     seed: int,
     workers: int | None,
@@ -101,6 +115,7 @@ def tune(
         tasks=tasks, seed=seed, workers=workers, resume=resume, tracker=tracker, device=device,
         dask=dask,
     )  # fmt: skip
+    recipe = read_recipe(quantize, keep)
     spec = choose_target(target_argument(target), measure=False)
     check_measurable(spec, options, threads)
     given = read_inputs(inputs)
@@ -127,6 +142,8 @@ def tune(
                 precision=precision,
                 progress=progress,
                 on_tune=on_tune,
+                quantize=recipe,
+                calibration=samples(calibration),
             )
     arguments = [model, *model_arguments(inputs, weights, threads, dynamic_batch=dynamic_batch)]
     arguments += ["--target", target]
@@ -134,6 +151,7 @@ def tune(
         arguments += ["--precision", precision]
     if records is not None:
         arguments += ["--records", str(records)]
+    arguments += quantize_arguments(quantize, calibration, keep)
     _show(session, result, str(store), spec.name, command_line("compile", *arguments))
     if session.stopped or result.interrupted:
         raise click.exceptions.Exit(session.stopped or 130)

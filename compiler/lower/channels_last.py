@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from compiler.compress.operators import PREFIX
+from compiler.compress.operators import PREFIX, attributes_of
+from compiler.compress.operators import call as integer_call
 from compiler.lower.graph import is_constant, operator_name, shape_of
 from compiler.lower.parameters import ParameterTable, value_of
 from schedules.tvm_adapter import IRModule, relax
@@ -165,6 +166,21 @@ def _convolution_1d(p: _Propagator, var: Any, call: Any) -> bool:
         )
     emitted = p.builder_.emit(result, var.name)
     return p.define(var, relax.op.reshape(emitted, (out[0], out[2], out[1])))
+
+
+def _sign(p: _Propagator, var: Any, call: Any) -> bool:
+    form, a = p.form(call.args[0]), attributes_of(call)
+    if form is None or a["axis"] != 1:
+        return False
+    return p.define(var, integer_call("sign", form, **{**a, "axis": len(shape_of(var) or []) - 1}))
+
+
+def _binary_convolution(p: _Propagator, var: Any, call: Any) -> bool:
+    a = {**attributes_of(call), "layout": "NHWC"}
+    return p.define(
+        var,
+        integer_call("binary_conv2d", p.to_last(call.args[0]), p.visit_expr(call.args[1]), **a),
+    )
 
 
 def _pooling(p: _Propagator, var: Any, call: Any) -> bool:
@@ -379,6 +395,8 @@ HANDLERS: dict[str, Handler] = {
     **dict.fromkeys(UNARY, _unary),
     **dict.fromkeys(BINARY, _binary),
     **dict.fromkeys(REDUCTIONS, _reduce),
+    f"{PREFIX}sign": _sign,
+    f"{PREFIX}binary_conv2d": _binary_convolution,
     # Integer operators: constants of some broadcast against the data, a table does not.
     **{f"{PREFIX}{name}": _unary for name in ("quantize", "dequantize", "rescale", "lookup")},
     **{f"{PREFIX}{name}": _binary for name in ("requantize", "sums_to_float", "add", "multiply")},

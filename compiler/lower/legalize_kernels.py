@@ -24,6 +24,7 @@ from compiler.lower.graph import (
 )
 from compiler.lower.legalize_integers import LEGALIZATIONS as INTEGER_LEGALIZATIONS
 from compiler.lower.legalize_rows import legalizations as row_legalizations
+from compiler.lower.legalize_signs import legalizations as sign_legalizations
 from compiler.lower.parameters import ParameterTable, value_of
 from schedules.cpu import bfloat16
 from schedules.cpu.annotations import WORKLOAD
@@ -111,6 +112,7 @@ class KernelLegalizer:
             "astype": self.astype,
             **INTEGER_LEGALIZATIONS,
             **row_legalizations(self.spec),
+            **sign_legalizations(self._kernel),
         }
 
     # Convolutions and matrix products
@@ -180,7 +182,7 @@ class KernelLegalizer:
             weight=shapes[1] if len(shapes) > 1 else (),
             output=_extents(output),
             dtypes=(dtypes[0], dtypes[-1], accumulator),
-            layout="row-major" if operator in ("dense", "batch_matmul") else "NHWC",
+            layout="NHWC" if operator.endswith(("conv2d", "pool2d")) else "row-major",
             attributes=attributes,
             weight_encoding=encoding,
         )

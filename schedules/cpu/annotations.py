@@ -9,6 +9,8 @@ DOT = "tilewright.dot"
 #: Number of the innermost loops of its reduction that make up one step: an instruction's
 #: products, the codes in a byte.
 STEP = "tilewright.step"
+#: LLVM IR of functions that a kernel calls.
+LIBRARY = "tilewright.library"
 #: Attribute of a canonical function: JSON of its `schedules.workload.Workload`.
 WORKLOAD = "tilewright.workload"
 #: Part of a kernel that a stage plays: ``pad``, ``pack``, ``row``, ``lanes``, ``fold``.

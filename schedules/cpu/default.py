@@ -19,7 +19,7 @@ from targets.spec import TargetSpec
 #: Names of TVM's compute definitions that end in a digit of their own.
 NAMES_WITH_DIGITS = frozenset({"log2", "log10", "atan2", "expm1", "log1p"})
 #: Last stages of our own definitions, which later become part of the epilogue.
-STAGES = frozenset({"crop", "output_transform"})
+STAGES = frozenset({"crop", "output_transform", "sums"})
 #: What TVM calls by a name that says nothing.
 ANONYMOUS = {"compute": "clip", "PadInput": "pad", "fast_exp": "exp", "fast_tanh": "tanh",
              "fast_erf": "erf"}  # fmt: skip

@@ -182,7 +182,6 @@ def test_other_weights_are_remarked(bundle: Bundle) -> None:
         ({"quantize": None}, InputError, "nothing is to be quantized"),
         ({"dynamic_batch": True}, CalibrationError, "fixed sizes"),
         ({"precision": "bfloat16"}, InputError, "precision"),
-        ({"tune": "3"}, InputError, "search"),
         ({"evaluate": 3}, InputError, "not a function"),
     ],
 )

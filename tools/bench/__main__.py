@@ -12,7 +12,16 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from tools.bench.contenders import CONTENDERS, DEFAULT_PEERS, OWN, TUNED
+from tools.bench.contenders import (
+    CONTENDERS,
+    DEFAULT_OWN,
+    DEFAULT_PEERS,
+    INT8,
+    INT8_OWN,
+    INT8_PEERS,
+    OWN,
+    TUNED,
+)
 from tools.bench.driver import ROOT, run_net
 from tools.bench.machine import slug, this_machine
 from tools.bench.markdown import number, range_of, render
@@ -61,14 +70,22 @@ class _Names(click.ParamType[tuple[str, ...]]):
     "--ours",
     "own",
     type=_Names(OWN),
-    help=f"Which of ours, comma-separated. Default: {','.join(OWN)}, with --quick {TUNED}.",
+    help=f"Which of ours, comma-separated. Default: {','.join(DEFAULT_OWN)}, with --quick {TUNED}, "
+    f"with --int8 {','.join(INT8_OWN)}.",
 )
 @click.option(
     "--peers",
     type=_Names(tuple(key for key in CONTENDERS if key not in OWN)),
-    help=f"Runtimes to compare with, comma-separated. Default: {','.join(DEFAULT_PEERS)}.",
+    help=f"Runtimes to compare with, comma-separated. Default: {','.join(DEFAULT_PEERS)}, "
+    f"with --int8 {','.join(INT8_PEERS)}.",
 )
-@click.option("--quick", is_flag=True, help="PyTorch eager only, few rounds, write nothing.")
+@click.option(
+    "--int8",
+    is_flag=True,
+    help="Quantized networks: ours beside our float32 and others' static int8, calibrated by the "
+    "same inputs. The files' names end in -int8.",
+)
+@click.option("--quick", is_flag=True, help="Few contenders, few rounds, write nothing.")
 @click.option("--threads", type=click.IntRange(1), default=1, help="Threads of each runtime.")
 @click.option("--core", type=click.IntRange(0), help="First CPU to pin to. Default: the last one.")
 @click.option("--rounds", type=click.IntRange(2), help="Rounds. Default: 40, with --quick 12.")
@@ -89,6 +106,7 @@ def main(
     nets: tuple[str, ...],
     own: tuple[str, ...] | None,
     peers: tuple[str, ...] | None,
+    int8: bool,
     quick: bool,
     threads: int,
     core: int | None,
@@ -106,8 +124,9 @@ def main(
     if write is not None and no_write:
         raise click.UsageError("--write and --no-write exclude each other")
     folder = None if no_write else (write or (None if quick else ROOT / "docs" / "benchmarks"))
-    own = own or ((TUNED,) if quick else OWN)
-    keys = (*own, *(peers or (("torch",) if quick else DEFAULT_PEERS)))
+    all_own, all_peers = (INT8_OWN, INT8_PEERS) if int8 else (DEFAULT_OWN, DEFAULT_PEERS)
+    own = own or ((INT8 if int8 else TUNED,) if quick else all_own)
+    keys = (*own, *(peers or ((all_peers if int8 else ("torch",)) if quick else all_peers)))
     machine = this_machine()
     settings = Settings(
         threads=threads,
@@ -181,6 +200,7 @@ def _revision() -> str:
 
 def _write(result: BenchResult, folder: Path) -> tuple[Path, Path]:
     name = f"{slug(result.machine.cpu)}-{result.settings.threads}t"
+    name += "-int8" if result.ours == INT8 else ""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         paths = folder / f"{name}.json", folder / f"{name}.md"

@@ -129,7 +129,14 @@ def away_from(cpus: tuple[int, ...]) -> Iterator[None]:
 
 
 def write_case(
-    net: str, folder: Path, *, onnx: bool, builder: str, timeout: float, say: Say
+    net: str,
+    folder: Path,
+    *,
+    onnx: bool,
+    builder: str,
+    timeout: float,
+    say: Say,
+    samples: bool = False,
 ) -> dict[str, Any]:
     """Write inputs, reference outputs, weights and ONNX of a network into an empty folder.
 
@@ -149,7 +156,7 @@ def write_case(
     command = [str(python), "-m", "tools.bench.export", str(folder), net, "--builder", builder]
     try:
         done = subprocess.run(
-            [*command, *(["--onnx"] if onnx else [])],
+            [*command, *(["--onnx"] if onnx else []), *(["--samples"] if samples else [])],
             cwd=ROOT,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             capture_output=True,
@@ -198,6 +205,7 @@ def run_net(
         net,
         folder,
         onnx=any(contender.needs_onnx for contender in contenders),
+        samples=any(contender.needs_samples for contender in contenders),
         builder=builder,
         timeout=limits.export,
         say=say,

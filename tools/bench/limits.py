@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from tools.bench.contenders import BF16, OURS, TUNED
+from tools.bench.contenders import BF16, INT8, INT8_UNTUNED, OURS, TUNED
 from tools.bench.stats import Spread, geomean
 
 #: Peers that compute in float32; the fastest of them on a network is the one to beat.
 F32_PEERS = ("openvino-f32", "ort", "compile")
 OPENVINO = "openvino"
+OPENVINO_INT8 = "openvino-int8"
 
 
 class Net(Protocol):
@@ -62,8 +63,34 @@ def default_over_tuned(net: Net) -> float | None:
     return None if found is None else found.median
 
 
+def int8(net: Net) -> tuple[float | None, ...]:
+    """Times over ours in int8: OpenVINO's in int8, ours in float32, ours in int8 by default."""
+    pairs = (OPENVINO_INT8, TUNED, INT8_UNTUNED)
+    ratios = [net.ratio(key, INT8) for key in pairs]
+    return tuple(None if ratio is None else ratio.median for ratio in ratios)
+
+
+def int8_limits(nets: Sequence[Net]) -> tuple[Limit, ...]:
+    """The limits of quantized networks; empty where none was measured."""
+    found = [int8(net) for net in nets]
+    peer, f32, default = ([v for row in found if (v := row[i]) is not None] for i in range(3))
+    if not (peer or f32 or default):
+        return ()
+    name = "NNCF int8 in OpenVINO over ours in int8: geometric mean"
+    return (
+        _limit(name, 1.0, peer, geomean, least=True),
+        _limit(f"{name}, aim", 1.2, peer, geomean, least=True),
+        _limit("ours in float32 over ours in int8: geometric mean", 2.0, f32, geomean, least=True),
+        _limit("ours in int8 by default over tuned: geometric mean", 1.3, default, geomean,
+               least=False),
+    )  # fmt: skip
+
+
 def limits(nets: Sequence[Net]) -> tuple[Limit, ...]:
-    """All limits, with the figures of these networks."""
+    """All limits, with the figures of these networks; those of int8 where that was measured."""
+    quantized = int8_limits(nets)
+    if quantized:
+        return quantized
     f32 = [found[1] for net in nets if (found := best_f32(net)) is not None]
     low = [value for net in nets if (value := bf16(net)) is not None]
     default = [value for net in nets if (value := default_over_tuned(net)) is not None]

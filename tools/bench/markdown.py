@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from tools.bench.contenders import BF16, CONTENDERS, TUNED
-from tools.bench.limits import best_f32, bf16, default_over_tuned, limits
+from tools.bench.contenders import BF16, CONTENDERS, INT8, INT8_UNTUNED, TUNED
+from tools.bench.limits import OPENVINO_INT8, best_f32, bf16, default_over_tuned, int8, limits
 from tools.bench.results import BenchResult, ContenderResult
 from tools.bench.stats import Spread, geomean
 
@@ -120,20 +120,10 @@ def _limits(result: BenchResult) -> list[str]:
     found = limits(result.nets)
     if all(limit.value is None for limit in found):
         return []
-    rows = []
-    for net in result.nets:
-        best, low, default = best_f32(net), bf16(net), default_over_tuned(net)
-        row = [net.name, _NONE if best is None else CONTENDERS[best[0]].label]
-        row += [_NONE if value is None else number(value)
-                for value in (best[1] if best is not None else None, low, default)]  # fmt: skip
-        rows.append(row)
-    header = [
-        "network",
-        "fastest f32 peer",
-        f"its time over {CONTENDERS[TUNED].label}",
-        f"OpenVINO as it comes over {CONTENDERS[BF16].label}",
-        "default over tuned",
-    ]
+    if result.ours == INT8:
+        header, rows = _int8_rows(result)
+    else:
+        header, rows = _float_rows(result)
     summary = [
         [
             limit.name,
@@ -149,8 +139,38 @@ def _limits(result: BenchResult) -> list[str]:
         "## What has to be reached",
         table(["figure", "limit", "measured", "networks", "reached"], summary),
         note,
-        table(header, rows, left=2),
+        table(header, rows, left=1 if result.ours == INT8 else 2),
     ]
+
+
+def _int8_rows(result: BenchResult) -> tuple[list[str], list[list[str]]]:
+    ours = CONTENDERS[INT8].label
+    header = [
+        "network",
+        *[f"{CONTENDERS[key].label} over {ours}" for key in (OPENVINO_INT8, TUNED, INT8_UNTUNED)],
+    ]
+    return header, [
+        [net.name, *[_NONE if value is None else number(value) for value in int8(net)]]
+        for net in result.nets
+    ]
+
+
+def _float_rows(result: BenchResult) -> tuple[list[str], list[list[str]]]:
+    rows = []
+    for net in result.nets:
+        best, low, default = best_f32(net), bf16(net), default_over_tuned(net)
+        row = [net.name, _NONE if best is None else CONTENDERS[best[0]].label]
+        row += [_NONE if value is None else number(value)
+                for value in (best[1] if best is not None else None, low, default)]  # fmt: skip
+        rows.append(row)
+    header = [
+        "network",
+        "fastest f32 peer",
+        f"its time over {CONTENDERS[TUNED].label}",
+        f"OpenVINO as it comes over {CONTENDERS[BF16].label}",
+        "default over tuned",
+    ]
+    return header, rows
 
 
 def _labels(result: BenchResult, *, ours: bool) -> list[tuple[str, str]]:

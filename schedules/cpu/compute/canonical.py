@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from schedules.cpu.compute import signs
 from schedules.cpu.compute.encoded import element
 from schedules.cpu.compute.packed import ConvGeometry, multiply, pad_spatial
 from schedules.cpu.compute.window import pool2d
@@ -53,6 +54,8 @@ def placeholders(
 
 def canonical(workload: Workload, data: Any, *weight: Any) -> Any:
     """The operator on ``te`` tensors; the weight's operands in their plain layouts."""
+    if workload.operator in signs.OPERATORS:
+        return _signs(workload, data, weight[0])
     if workload.operator == "dense":
         number = element(workload, weight)
         return _product(workload, data, weight[0], number, transpose=False, batched=False)
@@ -74,7 +77,14 @@ def pooling(workload: Workload, data: Any, attrs: dict[str, Any]) -> Any:
     )  # fmt: skip
 
 
-def _convolution(workload: Workload, data: Any, weight: Any, number: Callable[..., Any]) -> Any:
+def _convolution(
+    workload: Workload,
+    data: Any,
+    weight: Any,
+    number: Callable[..., Any],
+    combine: Callable[[Any, Any], Any] | None = None,
+) -> Any:
+    """A convolution; `combine` makes a term of two elements, by default their product."""
     geometry = geometry_of(workload)
     a = workload.attributes
     outputs, inner, kh, kw = (int(v) for v in weight.shape)
@@ -87,7 +97,7 @@ def _convolution(workload: Workload, data: Any, weight: Any, number: Callable[..
             (int(out_h) - 1) * geometry.strides[0] + (kh - 1) * geometry.dilation[0] + 1,
             (int(out_w) - 1) * geometry.strides[1] + (kw - 1) * geometry.dilation[1] + 1,
         ),
-        a.get("pad_value", 0),
+        a.get("pad_value", 0) if combine is None else signs.POSITIVE,
         tuple(a.get("input_dilation", (1, 1))),
     )
     y = te.reduce_axis((0, kh), "kh")
@@ -100,9 +110,28 @@ def _convolution(workload: Workload, data: Any, weight: Any, number: Callable[..
     def product(n: Any, h: Any, w: Any, o: Any) -> Any:
         channel = c if geometry.groups == 1 else o // per_group * inner + c
         value = source[n, h * stride_h + y * dilation_h, w * stride_w + x * dilation_w, channel]
-        return te.sum(multiply(value, number(o, c, y, x), workload.dtypes[2]), axis=[y, x, c])
+        term = (
+            multiply(value, number(o, c, y, x), workload.dtypes[2])
+            if combine is None
+            else combine(value, number(o, c, y, x))
+        )
+        return te.sum(term, axis=[y, x, c])
 
     return te.compute((batch, int(out_h), int(out_w), outputs), product, name=workload.operator)
+
+
+def _signs(workload: Workload, data: Any, weight: Any) -> Any:
+    """Sums of products of signs, by counting."""
+    if workload.operator == "binary_dense":
+        k = te.reduce_axis((0, int(weight.shape[0])), "k")
+        counts = te.compute(
+            (*data.shape[:-1], weight.shape[1]),
+            lambda *i: te.sum(signs.differing(data[(*i[:-1], k)], weight[k, i[-1]]), axis=k),
+            name="binary_dense",
+        )
+    else:
+        counts = _convolution(workload, data, weight, lambda *i: weight[i], signs.differing)
+    return signs.finish(workload, counts)
 
 
 def _product(

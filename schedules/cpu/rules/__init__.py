@@ -6,6 +6,7 @@ from schedules.cpu.rules.fallback import Fallback
 from schedules.cpu.rules.injective import Injective
 from schedules.cpu.rules.reduction import Reduction
 from schedules.cpu.rules.rows import RowByRow
+from schedules.cpu.rules.signs import PackedSigns
 from schedules.cpu.rules.tiled import RegisterTiled
 from schedules.cpu.rules.window import ChannelWindow
 from schedules.cpu.rules.winograd import WinogradStrips
@@ -17,6 +18,7 @@ RULES: tuple[Rule, ...] = (
     ChannelWindow(),
     WinogradStrips(),
     RowByRow(),
+    PackedSigns(),
     Injective(),
     Reduction(),
     Fallback(),

@@ -6,6 +6,7 @@ from typing import Any
 
 from schedules.cpu.templates.amx import Amx
 from schedules.cpu.templates.products import Direct
+from schedules.cpu.templates.signs import Signs
 from schedules.cpu.templates.windows import Windows
 from schedules.cpu.templates.winograd import Winograd
 from schedules.encodings import encoding_of
@@ -13,7 +14,7 @@ from schedules.space import Choice, Space, Template
 from schedules.workload import Extent, Workload
 from targets.spec import TargetSpec
 
-TEMPLATES: tuple[Template, ...] = (Direct(), Amx(), Windows(), Winograd())
+TEMPLATES: tuple[Template, ...] = (Direct(), Amx(), Windows(), Winograd(), Signs())
 
 
 def spaces(workload: Workload, spec: TargetSpec) -> tuple[Space, ...]:

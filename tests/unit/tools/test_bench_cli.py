@@ -12,7 +12,18 @@ from click.testing import CliRunner
 
 from tests.unit.tools.results import failed, measured
 from tools.bench import __main__ as cli
-from tools.bench.contenders import CONTENDERS, DEFAULT_PEERS, OURS, OWN, TUNED, Contender
+from tools.bench.contenders import (
+    CONTENDERS,
+    DEFAULT_OWN,
+    DEFAULT_PEERS,
+    INT8,
+    INT8_OWN,
+    INT8_PEERS,
+    OURS,
+    OWN,
+    TUNED,
+    Contender,
+)
 from tools.bench.protocol import ContenderError
 from tools.bench.results import NetResult, Settings
 
@@ -56,7 +67,7 @@ def test_all_nets_and_peers_by_default(recorder: _Recorder, tmp_path: Path) -> N
     done = _run("--write", str(tmp_path))
     assert done.exit_code == 0, done.output
     assert [net for net, _, _ in recorder.calls] == list(cli.NETS)
-    assert all(keys == [*OWN, *DEFAULT_PEERS] for _, keys, _ in recorder.calls)
+    assert all(keys == [*DEFAULT_OWN, *DEFAULT_PEERS] for _, keys, _ in recorder.calls)
     assert recorder.calls[0][2].rounds == cli.DEFAULT_ROUNDS
     (data,) = tmp_path.glob("*-1t.json")
     assert len(json.loads(data.read_text())["nets"]) == len(cli.NETS)
@@ -82,7 +93,7 @@ def test_quick_measures_eager_only_and_writes_nothing(
 
 def test_all_peers_by_name(recorder: _Recorder) -> None:
     assert _run("--no-write", "--peers", "all", "--nets", "resnet18").exit_code == 0
-    assert recorder.calls[0][1] == list(CONTENDERS)
+    assert recorder.calls[0][1] == [*DEFAULT_OWN, *(k for k in CONTENDERS if k not in OWN)]
 
 
 def test_one_of_ours_by_name(recorder: _Recorder) -> None:
@@ -138,3 +149,19 @@ def test_the_nets_are_the_zoos() -> None:
     from tools.zoo.nets import BENCHMARKS
 
     assert set(cli.NETS) == set(BENCHMARKS)
+
+
+def test_quantized_networks_have_contenders_and_files_of_their_own(
+    recorder: _Recorder, tmp_path: Path
+) -> None:
+    done = _run("--int8", "--nets", "resnet18", "--write", str(tmp_path))
+    assert done.exit_code == 0, done.output
+    assert [keys for _, keys, _ in recorder.calls] == [[*INT8_OWN, *INT8_PEERS]]
+    (data,) = tmp_path.glob("*-1t-int8.json")
+    document = json.loads(data.read_text())
+    assert document["ours"] == INT8
+    assert [limit["value"] for limit in document["limits"]] == [
+        pytest.approx(v) for v in (2.0, 2.0, 1.0, 1.0)
+    ]
+    page = data.with_suffix(".md").read_text()
+    assert "OpenVINO, NNCF int8 over Tilewright, int8" in page

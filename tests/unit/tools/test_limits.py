@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.tools.results import failed, make_result, measured, two_nets
-from tools.bench.contenders import BF16, CONTENDERS, OURS, OWN, TUNED, base_of
+from tools.bench.contenders import BF16, CONTENDERS, INT8, OURS, OWN, TUNED, base_of
 from tools.bench.limits import best_f32, limits
 from tools.bench.markdown import render
 from tools.bench.results import BenchResult, ContenderResult, NetResult
@@ -87,8 +87,9 @@ def test_ratios_can_be_taken_between_any_two() -> None:
     assert _result().nets[1].ratio("ort", TUNED) is None
 
 
-def test_the_base_is_the_tuned_one_if_it_takes_part() -> None:
-    assert base_of(CONTENDERS) == TUNED
+def test_the_base_is_int8_or_the_tuned_one_if_it_takes_part() -> None:
+    assert base_of(CONTENDERS) == INT8
+    assert base_of([OURS, BF16, TUNED]) == TUNED
     assert base_of([BF16, OURS, "torch"]) == OURS
     assert base_of(["torch", BF16]) == BF16
     assert set(OWN) <= set(CONTENDERS)

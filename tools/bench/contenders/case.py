@@ -17,6 +17,7 @@ Array: TypeAlias = npt.NDArray[np.generic]
 
 INPUTS = "inputs.npz"
 REFERENCE = "reference.npz"
+SAMPLES = "samples.npz"
 WEIGHTS = "weights.pt"
 ONNX = "model.onnx"
 CASE = "case.json"
@@ -26,6 +27,12 @@ def read_arrays(path: Path) -> list[Array]:
     """The arrays of an ``.npz`` that `numpy.savez` wrote from positional arguments."""
     with np.load(path, allow_pickle=False) as archive:
         return [archive[f"arr_{i}"] for i in range(len(archive.files))]
+
+
+def read_samples(path: Path) -> list[list[Array]]:
+    """Inputs to calibrate by, each like the network's own inputs."""
+    stacked = read_arrays(path)
+    return [[array[i] for array in stacked] for i in range(len(stacked[0]))]
 
 
 def build_model(builder: str, net: str) -> tuple[torch.nn.Module, tuple[torch.Tensor, ...]]:

@@ -11,10 +11,16 @@ import torch
 import compiler
 from compiler._version import __version__
 from compiler.coverage import misses, tuned_share
-from tools.bench.contenders.case import Array, load_torch, torch_outputs
+from tools.bench.contenders.case import (
+    SAMPLES,
+    Array,
+    load_torch,
+    read_samples,
+    torch_outputs,
+)
 
 #: Names of precisions as all contenders state them.
-_PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
+_PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "int8": "int8"}
 
 
 class Ours:
@@ -24,6 +30,10 @@ class Ours:
         torch.set_num_threads(threads)
         model, self.inputs = load_torch(case)
         precision = options.get("precision", "float32")
+        quantize: dict[str, Any] = {}
+        if "quantize" in options:
+            samples = [tuple(sample) for sample in read_samples(case / SAMPLES)]
+            quantize = {"quantize": options["quantize"], "calibration": samples}
         with tempfile.TemporaryDirectory() as folder:
             made = compiler.compile(
                 model,
@@ -34,6 +44,7 @@ class Ours:
                 # An empty folder in place of this user's records leaves the shipped ones.
                 records=False if options.get("records") == "none" else folder,
                 precision=precision,
+                **quantize,
             )
             self.bundle = compiler.load(made.save(Path(folder) / f"{case.name}.tw"))
             self.run()
@@ -42,7 +53,7 @@ class Ours:
         on_records = "nothing to tune" if share is None else f"{share:.0%} of FLOPs on records"
         return {
             "version": __version__,
-            "precision": _PRECISIONS[precision],
+            "precision": _PRECISIONS[self.bundle.manifest.precision],
             "threads": f"threads = {threads}",
             "settings": f'target "{options["target"]}" = {self.bundle.target.name}, '
             + ("no records" if options.get("records") == "none" else on_records),

@@ -41,6 +41,27 @@ _NETS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Inputs]]] = {
 BENCHMARKS: tuple[str, ...] = tuple(_NETS)
 
 
+def samples(name: str, count: int) -> list[Inputs]:
+    """Inputs of a benchmark network to calibrate by, unlike the example's.
+
+    Raises:
+        ValueError: There is no such network.
+    """
+    if name not in _NETS:
+        raise ValueError(f"no benchmark network {name!r}; there are: {', '.join(BENCHMARKS)}")
+    shapes = [(v.shape, v.dtype) for v in _NETS[name][1]()]
+    found: list[Inputs] = []
+    for i in range(count):
+        seed = 1000 + i
+        if shapes[0][1] != torch.int64:
+            found.append(tuple(example(*shape, seed=seed) for shape, _ in shapes))
+            continue
+        mask = torch.ones(1, 128, dtype=torch.int64)
+        mask[:, 24 + 13 * i % 105 :] = 0  # sentences of different lengths
+        found.append((tokens(1, 128, vocabulary=30522, seed=seed), mask))
+    return found
+
+
 def build(name: str, *, seed: int = 0) -> tuple[nn.Module, Inputs]:
     """A benchmark network in inference mode with its example inputs (batch 1).
 
@@ -59,4 +80,4 @@ def build(name: str, *, seed: int = 0) -> tuple[nn.Module, Inputs]:
     return randomize(module, seed), inputs()
 
 
-__all__ = ["BENCHMARKS", "Inputs", "build"]
+__all__ = ["BENCHMARKS", "Inputs", "build", "samples"]
