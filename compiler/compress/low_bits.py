@@ -169,14 +169,14 @@ def unpack_signs(packed: Array, channels: int, axis: int) -> Array:
     return np.moveaxis(bits.astype(np.int8) * 2 - 1, -1, axis)
 
 
-def sign(x: Array, *, zero_point: int, axis: int) -> Array:
+def sign(x: Array, *, zero_point: float, axis: int) -> Array:
     """Signs of a tensor, packed by `pack_signs`: 1 where ``x >= zero_point``.
 
     Zero, and -0.0, count as positive; NaN as negative.
 
     Args:
         x: float32, ``uint8`` or ``int8``.
-        zero_point: What stands for 0; 0 for float32.
+        zero_point: What stands for 0, or for the threshold from which on numbers are positive.
         axis: Of channels.
     """
     with np.errstate(invalid="ignore"):

@@ -58,6 +58,10 @@ def _check(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
+def _is_float32(value: float) -> bool:
+    return abs(value) < 3e38 and struct.unpack("f", struct.pack("f", value))[0] == value
+
+
 def _check_scale(scale: float, power_of_two: bool) -> None:
     _check(math.isfinite(scale) and scale > 0, f"scale {scale!r} is not a positive number")
     _check(
@@ -190,6 +194,8 @@ class OperatorPlan:
             in decibels, as calibration measured it; None where it was not.
         sign_scale: Of a binary operator: the magnitude that its input's signs stand for, a
             float32 number.
+        sign_threshold: Of a binary operator: from here on a number counts as positive, a float32
+            number. Activations behind a ReLU have no other signs.
     """
 
     kind: str
@@ -201,6 +207,7 @@ class OperatorPlan:
     why: str = ""
     sqnr_db: float | None = None
     sign_scale: float | None = None
+    sign_threshold: float = 0.0
 
     def __post_init__(self) -> None:
         _check(
@@ -210,6 +217,12 @@ class OperatorPlan:
         _check(
             (self.precision == "binary") == (self.sign_scale is not None),
             f"sign_scale is {self.sign_scale!r} for precision {self.precision!r}",
+        )
+        _check(
+            self.sign_threshold == 0.0
+            or (self.precision == "binary" and _is_float32(self.sign_threshold)),
+            f"sign_threshold {self.sign_threshold!r} is not a float32 number, or not of a binary "
+            "operator",
         )
         if self.sign_scale is not None:
             _check_scale(self.sign_scale, power_of_two=False)

@@ -28,7 +28,7 @@ def convolution(q: Quantizer, site: Site, operator: OperatorPlan) -> Any:
     spatial = stored.ndim - 2
     padding = symmetric(a.padding, spatial)
     strides, dilation = ([int(v) for v in values] for values in (a.strides, a.dilation))
-    data = q.signs(operator.inputs[0], 1)
+    data = q.signs(operator.inputs[0], 1, operator.sign_threshold)
     if spatial == 1:
         n, words, length = data.ty.shape.values
         data = q.builder.emit(relax.op.reshape(data, [n, words, 1, length]))
@@ -60,7 +60,7 @@ def matmul(q: Quantizer, site: Site, operator: OperatorPlan) -> Any:
     rank = len(q.variables[operator.inputs[0]].ty.shape.values)
     sums = q.emit(
         call(
-            "binary_matmul", q.signs(operator.inputs[0], rank - 1),
+            "binary_matmul", q.signs(operator.inputs[0], rank - 1, operator.sign_threshold),
             _constant(q, operator, stored, 0), channels=channels,
             fraction=low_bits.fraction_bits(channels),
         ),

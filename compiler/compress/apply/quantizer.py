@@ -102,7 +102,7 @@ class Quantizer:
         self.builder = relax.BlockBuilder()
         self.stored: dict[str, Any] = {}
         self.flags: dict[str, Any] = {}
-        self.packed: dict[tuple[str, int], Any] = {}
+        self.packed: dict[tuple[str, int, float], Any] = {}
         self.real: dict[Any, Any] = {}
         self.applied = Applied()
         self.variables: dict[str, Any] = {}
@@ -201,18 +201,23 @@ class Quantizer:
             )  # fmt: skip
         return self.stored[name]
 
-    def signs(self, name: str, axis: int) -> Any:
-        """The signs of a tensor, packed along an axis."""
-        if (name, axis) not in self.packed:
+    def signs(self, name: str, axis: int, threshold: float = 0.0) -> Any:
+        """The signs of a tensor, packed along an axis: 1 from the threshold on."""
+        key = (name, axis, threshold)
+        if key not in self.packed:
+            zero: float
             if name in self.flags:
                 data, zero = self.flags[name], 1
             elif name in self.plan.tensors:
-                data, zero = self.narrow(name), self.tensor(name).zero_point
+                tensor = self.tensor(name)
+                data, (low, high) = self.narrow(name), tensor.limits
+                zero = reference.quantized_number(
+                    threshold, tensor.scale, tensor.zero_point, low, high
+                )
             else:
-                data, zero = self.wide(self.variables[name]), 0
-            value = self.builder.emit(call("sign", data, zero_point=zero, axis=axis))
-            self.packed[name, axis] = value
-        return self.packed[name, axis]
+                data, zero = self.wide(self.variables[name]), threshold
+            self.packed[key] = self.builder.emit(call("sign", data, zero_point=zero, axis=axis))
+        return self.packed[key]
 
     def only_signs_of(self, name: str) -> bool:
         """Whether integers give a tensor that no plan stores, and all that is read are signs."""
@@ -225,7 +230,10 @@ class Quantizer:
                 and maker.weight is not None
                 and name not in (*self.plan.tensors, *self.graph.outputs)
                 and bool(readers)
-                and all(r is not None and r.precision == "binary" for r in readers)
+                and all(
+                    r is not None and r.precision == "binary" and r.sign_threshold == 0.0
+                    for r in readers
+                )
             )
         return self.sign_only[name]
 
