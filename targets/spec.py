@@ -11,7 +11,7 @@ FAMILIES = ("x86", "arm", "cuda", "vta")
 
 #: Bytes of one element of each dtype that a target may give a peak rate for.
 DTYPE_BYTES: Mapping[str, int] = MappingProxyType(
-    {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "int64": 8, "int32": 4,
+    {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "int64": 8, "int32": 4, "uint32": 4,
      "int16": 2, "int8": 1, "uint8": 1, "bool": 1}
 )  # fmt: skip
 

@@ -66,7 +66,8 @@ class ParameterTable:
             return ""
         value = value_of(constant)
         low, high = packing.limits
-        return encoding if low <= value.min() and value.max() <= high else ""
+        codes = (value >= low) & (value <= high) & ((value + packing.offset) % packing.step == 0)
+        return encoding if codes.all() else ""
 
     def constants(self, parameters: Mapping[str, Array]) -> list[Any]:
         """One constant for each parameter, in order."""

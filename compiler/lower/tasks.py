@@ -251,7 +251,7 @@ def _make_task(module: IRModule, group: Group, calls: int) -> Task:
 
 
 _ITEM_BYTES: Mapping[str, int] = {
-    "float32": 4, "int32": 4, "bfloat16": 2, "float16": 2, "int8": 1, "uint8": 1,
+    "float32": 4, "int32": 4, "uint32": 4, "bfloat16": 2, "float16": 2, "int8": 1, "uint8": 1,
     "float64": 8, "int64": 8,
 }  # fmt: skip
 

@@ -82,7 +82,7 @@ def conv2d_packed(
     tile: RegisterTile,
     attrs: Attributes,
 ) -> Any:
-    """Counts for ``NHWC`` words and a kernel of words in panels ``[panels, kh, kw, k, columns]``."""
+    """Counts for ``NHWC`` words, a kernel in panels ``[panels, kh, kw, k, columns]``."""
     batch, height, width, words = (_int(v) for v in data.shape)
     panels, kh, kw, _, columns = (_int(v) for v in packed.shape)
     out_h, out_w = geometry.output_extent((height, width), (kh, kw))
@@ -127,7 +127,8 @@ _FUNCTION = """
 define i32 @{name}(ptr %p, {type} %zero) alwaysinline nounwind {{
   %x = load <{count} x {type}>, ptr %p, align {align}
   %z = insertelement <{count} x {type}> poison, {type} %zero, i64 0
-  %s = shufflevector <{count} x {type}> %z, <{count} x {type}> poison, <{count} x i32> zeroinitializer
+  %s = shufflevector <{count} x {type}> %z, <{count} x {type}> poison,
+      <{count} x i32> zeroinitializer
   %c = {compare} <{count} x {type}> %x, %s
   %b = bitcast <{count} x i1> %c to i{count}
   {rest}
@@ -156,7 +157,7 @@ def _name(dtype: str, count: int) -> str:
     return f"tilewright_signs_{dtype}_{count}"
 
 
-def pack(x: Any, *, zero_point: int) -> Any:
+def pack(x: Any, *, zero_point: float) -> Any:
     """Signs of a tensor, in words along its last dimension: bits are 1 where ``x >= zero_point``.
 
     Bits beyond the last element are 1.

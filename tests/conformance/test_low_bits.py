@@ -1,0 +1,43 @@
+"""Weights of one and two bits and products of signs: the bits of the NumPy reference."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.conformance.test_integer_kernels import TARGETS, runnable
+from tests.support.integer_cases import check
+from tests.support.low_bits_cases import LOW_KINDS, LowMaker
+
+pytestmark = pytest.mark.compile
+
+FEW = settings(
+    max_examples=2, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
+)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@FEW
+@given(source=st.randoms(use_true_random=False))
+def test_random_operators(target, source):
+    maker = LowMaker(source)
+    kernels = check([maker.case() for _ in range(3)], runnable(target), draws=3)
+    assert not [(k.name, k.why) for k in kernels if k.fallback]
+
+
+@pytest.mark.parametrize("kind", LOW_KINDS)
+def test_each_kind(kind):
+    maker = LowMaker(random.Random(kind))
+    check([maker.case(kind) for _ in range(2)], runnable("x86"), draws=3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("seed", range(12))
+def test_many_operators(target, seed):
+    """Twelve modules of eight operators on twenty inputs, a target: 5,760 cases in all."""
+    maker = LowMaker(random.Random(seed))
+    check([maker.case() for _ in range(8)], runnable(target), draws=20, seed=seed)
