@@ -1,0 +1,195 @@
+"""The analytic model: cycles of a layer by its tiling, without making a program.
+
+Loads, computation and stores of each part of each tile are added up by the hardware's timings and
+put one after another on three queues that wait for each other's halves, as the program's tokens
+make them do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import NamedTuple
+
+from schedules.vta.tiling import Layout, Part, Span, Tile
+from schedules.vta.work import Copy, Imm, Product, Vector
+from targets.vta.config import UOP_BYTES
+from targets.vta.timing import (
+    BURST_BEATS,
+    PIPELINE_CYCLES,
+    READ_LATENCY,
+    STORE_BURST_CYCLES,
+    STORE_ELEMENT_CYCLES,
+)
+
+#: Cycles of a LOAD besides its data.
+_LOAD_CYCLES = READ_LATENCY + 3
+
+
+class _Half:
+    """What one of two halves holds, and from when on it is free."""
+
+    def __init__(self) -> None:
+        self.key: Hashable = None
+        self.free = 0.0
+        self.used = -1
+
+
+class _Cost(NamedTuple):
+    """Cycles of a part: loading inputs and weights, and the matrix unit."""
+
+    inputs: float
+    weights: float
+    compute: float
+
+
+def estimated_cycles(layout: Layout) -> float:
+    """Cycles of a layer alone, estimated."""
+    model = _Model(layout)
+    for tile in layout.tiles():
+        model.tile(tile)
+    return model.cycles
+
+
+class _Model:
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+        self.work = layout.work
+        self.config = layout.config
+        self._inp = (_Half(), _Half())
+        self._wgt = (_Half(), _Half())
+        self._acc = [0.0] * layout.tiling.halves
+        self._load = self._compute = self._store = 0.0
+        self._steps = self._tiles = 0
+        self._known: dict[Hashable, _Cost] = {}
+        bus = self.config.bus_bits // 8
+        self._inp_beats = max(1.0, self.config.inp_bytes / bus)
+        self._wgt_beats = self.config.wgt_bytes / bus
+        self._acc_beats = self.config.acc_bytes / bus
+        # Micro-ops are loaded by the compute queue; most parts use the same ones again.
+        self._compute += self._uop_cycles()
+
+    @property
+    def cycles(self) -> float:
+        """Until everything is stored."""
+        return max(self._compute, self._store)
+
+    def tile(self, tile: Tile) -> None:
+        """One more tile."""
+        layout, work = self.layout, self.work
+        half = self._tiles % layout.tiling.halves
+        self._tiles += 1
+        count = tile.blocks * tile.pixels
+        compute = self._compute
+        if len(work.vectors):
+            compute += _LOAD_CYCLES + len(work.vectors) * tile.blocks * self._acc_beats
+        compute += PIPELINE_CYCLES + count  # reset, which does not wait for the store
+        compute = max(compute, self._acc[half])
+        parts = list(layout.parts(tile))
+        for part in parts:
+            cost = self._cost(part, tile)
+            inputs = self._place(self._inp, self._input_key(part, tile), cost.inputs)
+            weights = self._place(self._wgt, self._weight_key(part, tile), cost.weights)
+            compute = max(compute, self._load) + cost.compute
+            inputs.free = weights.free = compute
+            self._steps += 1
+        for operation in work.operations:
+            if isinstance(operation, Imm):
+                compute += PIPELINE_CYCLES + count
+            elif isinstance(operation, Vector):
+                compute += PIPELINE_CYCLES + 2 * count
+        self._compute = compute
+        bursts = -(
+            -tile.pixels * self.config.out_bytes // (BURST_BEATS * self.config.bus_bits // 8)
+        )
+        if tile.width < work.output.width:
+            bursts = tile.height * (tile.width * self.config.out_bytes // 128 + 1)
+        stored = tile.blocks * (STORE_ELEMENT_CYCLES * tile.pixels + STORE_BURST_CYCLES * bursts)
+        self._store = max(self._store, compute) + stored
+        self._acc[half] = self._store
+
+    def _place(self, halves: tuple[_Half, _Half], key: Hashable, cycles: float) -> _Half:
+        """Load into the half that was used longer ago, unless the data are there."""
+        for half in halves:
+            if key is not None and half.key == key:
+                half.used = self._steps
+                return half
+        half = min(halves, key=lambda h: h.used)
+        if key is not None:
+            half.key, half.used = key, self._steps
+            self._load = max(self._load, half.free) + cycles
+        return half
+
+    def _input_key(self, part: Part, tile: Tile) -> Hashable:
+        operation = self.work.operations[part.operation]
+        diagonal = isinstance(operation, Copy) or (
+            isinstance(operation, Product) and operation.diagonal
+        )
+        return part.operation, part.first, tile.y, tile.x, tile.block if diagonal else 0
+
+    def _weight_key(self, part: Part, tile: Tile) -> Hashable:
+        operation = self.work.operations[part.operation]
+        return None if isinstance(operation, Copy) else (part.operation, part.first, tile.block)
+
+    def _cost(self, part: Part, tile: Tile) -> _Cost:
+        operation = self.work.operations[part.operation]
+        key = (part.operation, part.number, part.leading, *tile[:4], tile.blocks)
+        if key not in self._known:
+            if isinstance(operation, Copy):
+                self._known[key] = self._copy_cost(operation, part, tile)
+            elif isinstance(operation, Product):
+                self._known[key] = self._product_cost(operation, part, tile)
+            else:
+                raise TypeError("a part of an operation that loads nothing")
+        return self._known[key]
+
+    def _copy_cost(self, operation: Copy, part: Part, tile: Tile) -> _Cost:
+        rows, cols = self.layout.spans(operation, tile)
+        steps = part.number * tile.pixels * operation.repeats
+        dense = cols.length == self.work.output.width
+        return _Cost(self._input_cycles(rows, cols, part.number, dense), 0.0,
+                     PIPELINE_CYCLES + steps)  # fmt: skip
+
+    def _product_cost(self, operation: Product, part: Part, tile: Tile) -> _Cost:
+        layout = self.layout
+        rows, cols = layout.spans(operation, tile)
+        ys: dict[tuple[int, int], int] = {}
+        xs: dict[tuple[int, int], int] = {}
+        for groups, axis, begin, count in (
+            (ys, 0, tile.y, tile.height),
+            (xs, 1, tile.x, tile.width),
+        ):
+            for tap in layout.taps(operation, axis, begin, count):
+                if tap.end > tap.begin:
+                    span = (tap.begin, tap.end)
+                    groups[span] = groups.get(span, 0) + 1
+        pairs = tile.blocks * (1 if operation.diagonal else part.number)
+        compute = 0.0
+        for (y0, y1), ny in ys.items():
+            for (x0, x1), nx in xs.items():
+                compute += PIPELINE_CYCLES + pairs * ny * nx * (y1 - y0) * (x1 - x0)
+        weights = pairs * operation.taps
+        if part.leading and operation.bias is not None:
+            weights += tile.blocks * operation.bias_products
+            compute += PIPELINE_CYCLES + tile.blocks * tile.pixels * operation.bias_products
+        width = operation.source[2]
+        dense = cols.length == cols.size == width and rows.size == rows.length and rows.every == 1
+        return _Cost(
+            self._input_cycles(rows, cols, part.number, dense),
+            _LOAD_CYCLES + weights * self._wgt_beats, compute,
+        )  # fmt: skip
+
+    def _input_cycles(self, rows: Span, cols: Span, blocks: int, dense: bool) -> float:
+        beats = blocks * rows.length * cols.length * self._inp_beats
+        zeros = blocks * (rows.size * cols.size - rows.length * cols.length)
+        return (1 if dense else blocks) * _LOAD_CYCLES + beats + zeros
+
+    def _uop_cycles(self) -> float:
+        """Micro-ops of two sets of places."""
+        product, t = self.work.product, self.layout.tiling
+        words = 8.0
+        if product is not None:
+            words += t.out * (1 if product.diagonal else t.inner) * product.taps
+        return 2 * (READ_LATENCY + 2 + words * UOP_BYTES * 8 / self.config.bus_bits)
+
+
+__all__ = ["estimated_cycles"]
