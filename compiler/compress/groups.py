@@ -193,7 +193,7 @@ def _no_integers(group: Group, keep: Sequence[str]) -> str:
     if not site.kind:
         return "it only groups tensors"
     for name in keep:
-        if _is_under(site.name, name):
+        if is_under(site.name, name):
             return f"kept in float32 by keep=[{name!r}]"
     if not isinstance(site.value.ty, relax.TensorType) or _dtype(site.value) != "float32":
         return "its result is not float32"
@@ -326,7 +326,7 @@ def check_keep(graph: PlainGraph, keep: Sequence[str]) -> None:
             known[path] = None
             path = path.rpartition(".")[0]
     for name in keep:
-        if any(_is_under(site.name, name) for site in graph.sites):
+        if any(is_under(site.name, name) for site in graph.sites):
             continue
         near = difflib.get_close_matches(name, known, 3, 0.5) or list(known)[:3]
         raise InputError(
@@ -336,7 +336,8 @@ def check_keep(graph: PlainGraph, keep: Sequence[str]) -> None:
         )
 
 
-def _is_under(site: str, name: str) -> bool:
+def is_under(site: str, name: str) -> bool:
+    """Whether a name of `keep` means this operator: its own, or that of a module around it."""
     path = site.partition(":")[0]
     return name in (site, path) or path.startswith(f"{name}.")
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from compiler.compress import low_bits, reference, rows
+from compiler.compress import dynamic, low_bits, reference, rows, weight_codes
 from compiler.compress.apply import TABLES
 from compiler.compress.operators import PREFIX, attributes_of
 from compiler.compress.sites import operator_name
@@ -22,7 +22,7 @@ from schedules.tvm_adapter import GenericConst, IRModule, relax, tirx
 
 Array = npt.NDArray[Any]
 #: Where the integer operators are defined, each in one of them.
-REFERENCES = (reference, low_bits, rows)
+REFERENCES = (reference, low_bits, rows, dynamic, weight_codes)
 Evaluate = Callable[[Any, list[Any]], Any]
 #: Called with the name of each variable and its value.
 Observer = Callable[[str, Any], None]

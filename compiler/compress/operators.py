@@ -38,7 +38,7 @@ def _elementwise(dtype: str) -> Callable[[Any, Any], Any]:
 _OPERANDS: Mapping[str, int] = {
     "quantize": 1, "dequantize": 1, "requantize": 1, "sums_to_float": 1, "add": 2,
     "multiply": 2, "rescale": 1, "lookup": 1, "exponentials": 1, "requantize_rows": 1,
-    "layer_norm": 1,
+    "layer_norm": 1, "quantize_rows": 1, "rows_to_float": 1, "decode": 1,
 }  # fmt: skip
 
 
@@ -89,12 +89,14 @@ def _sum_rows(call: Any, _builder: Any) -> Any:
 
 _RESULTS: Mapping[str, str] = {
     "dequantize": "float32", "sums_to_float": "float32", "exponentials": "uint8",
+    "quantize_rows": "uint8", "rows_to_float": "float32", "decode": "float32",
 }  # fmt: skip
 OPERATORS: Mapping[str, Any] = {
     name: register_relax_operator(f"{PREFIX}{name}", _elementwise(_RESULTS.get(name, "")))
     for name in _OPERANDS
 } | {
     "row_factors": register_relax_operator(f"{PREFIX}row_factors", _row_factors),
+    "row_scales": register_relax_operator(f"{PREFIX}row_scales", _row_factors),
     "sum_rows": register_relax_operator(f"{PREFIX}sum_rows", _sum_rows),
     "sign": register_relax_operator(f"{PREFIX}sign", _sign),
     "binary_conv2d": register_relax_operator(f"{PREFIX}binary_conv2d", _binary_conv2d),

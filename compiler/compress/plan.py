@@ -39,6 +39,11 @@ LIMITS: Mapping[str, tuple[int, int]] = {
     "uint8": (0, 255), "int8": (-128, 127), "int16": (-32768, 32767),
 }  # fmt: skip
 WEIGHT_LIMIT = 127
+#: Behind the name of a tensor that is stored in 16 bits: its second form, in 8 bits, which
+#: products read.
+NARROW = "@int8"
+#: Greatest magnitude of a stored weight, by dtype.
+WEIGHT_LIMITS: Mapping[str, int] = {"int8": WEIGHT_LIMIT, "int4": 7}
 
 #: Precisions of operators that the quantizer leaves as they are.
 FLOATS = frozenset({"float32", "bfloat16", "float16"})
@@ -493,6 +498,7 @@ __all__ = [
     "ModelIdentity",
     "OperatorPlan",
     "TensorPlan",
+    "WEIGHT_LIMITS",
     "WeightPlan",
     "model_identity",
 ]

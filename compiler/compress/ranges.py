@@ -113,10 +113,11 @@ def weight_scales(
     largest = np.abs(rows).max(axis=1)
     # A channel of zeros needs some scale; one of very small numbers none that is smaller.
     typical = float(largest.max()) or 1.0
-    floor = np.maximum(floor, typical * 2.0**-20 / WEIGHT_LIMIT)
-    full = np.maximum(largest / WEIGHT_LIMIT, floor)
+    floor = np.maximum(floor, typical * 2.0**-20 / limit)
+    full = np.maximum(largest / limit, floor)
     if power_of_two:
         up = 2.0 ** np.ceil(np.log2(full))
+    limit: int = WEIGHT_LIMIT,
         candidates = [up] + ([np.maximum(up / 2, _power_above(floor))] if method == "mse" else [])
     elif method == "mse":
         candidates = [np.maximum(full * share, floor) for share in _SHARES[::-1]]
@@ -125,21 +126,25 @@ def weight_scales(
     best, error = candidates[0], np.full(len(rows), np.inf)
     for scales in candidates:
         rounded = _round_scales(scales)
-        stored = np.clip(np.rint(rows / rounded[:, None]), -WEIGHT_LIMIT, WEIGHT_LIMIT)
+        stored = np.clip(np.rint(rows / rounded[:, None]), -limit, limit)
         found = ((stored * rounded[:, None] - rows) ** 2).sum(axis=1)
         better = found < error
+        limit: Greatest magnitude that is stored.
         best, error = np.where(better, rounded, best), np.where(better, found, error)
     return tuple(float(v) for v in best)
 
 
 def fake_quantize_weight(
-    weight: npt.NDArray[np.float32], axis: int, scales: tuple[float, ...]
+    weight: npt.NDArray[np.float32],
+    axis: int,
+    scales: tuple[float, ...],
+    limit: int = WEIGHT_LIMIT,
 ) -> npt.NDArray[np.float32]:
     """The weight as its stored integers give it back."""
     shape = [1] * weight.ndim
     shape[axis] = -1
     steps = np.asarray(scales, np.float64).reshape(shape)
-    stored = np.clip(np.rint(weight.astype(np.float64) / steps), -WEIGHT_LIMIT, WEIGHT_LIMIT)
+    stored = np.clip(np.rint(weight.astype(np.float64) / steps), -limit, limit)
     return (stored * steps).astype(np.float32)
 
 

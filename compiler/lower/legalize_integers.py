@@ -8,7 +8,7 @@ from typing import Any
 
 from compiler.compress.operators import PREFIX, attributes_of
 from compiler.lower.graph import is_constant, operator_name, shape_of
-from schedules.cpu.compute import integer_rows, integers
+from schedules.cpu.compute import dynamic, integer_rows, integers
 
 #: TVM's fusion patterns of functions whose operands all have the result's shape, and of others.
 ELEMENTWISE, BROADCAST = 0, 1
@@ -30,6 +30,8 @@ COMPUTE: dict[str, Callable[..., Any]] = {
     "rescale": integers.rescale,
     "lookup": integers.lookup,
     "requantize_rows": integer_rows.requantize_rows,
+    "quantize_rows": dynamic.quantize_rows,
+    "rows_to_float": dynamic.rows_to_float,
 }
 
 

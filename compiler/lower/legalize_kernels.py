@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from compiler.lower.compressed_weights import Compressed, find, kernel_weight, take
 from compiler.lower.graph import (
     FunctionView,
     dtype_of,
@@ -25,7 +26,7 @@ from compiler.lower.graph import (
 from compiler.lower.legalize_integers import LEGALIZATIONS as INTEGER_LEGALIZATIONS
 from compiler.lower.legalize_rows import legalizations as row_legalizations
 from compiler.lower.legalize_signs import legalizations as sign_legalizations
-from compiler.lower.parameters import ParameterTable, value_of
+from compiler.lower.parameters import Array, ParameterTable, value_of
 from schedules.cpu import bfloat16
 from schedules.cpu.annotations import WORKLOAD
 from schedules.cpu.compute import activations, rows
@@ -96,6 +97,7 @@ class KernelLegalizer:
             "nn.avg_pool2d": self.pool2d,
             "nn.adaptive_avg_pool2d": self.adaptive_avg_pool2d,
             "matmul": self.matmul,
+            "take": self.take,
             "nn.softmax": self.softmax,
             "nn.log_softmax": self.softmax,
             "nn.layer_norm": self.layer_norm,
@@ -122,10 +124,11 @@ class KernelLegalizer:
         data, weight = call.args
         a = call.attrs
         shape = shape_of(data)
+        compressed = find(self.view, self.table, original.args[1])
         if (
             a.data_layout != "NHWC"
             or a.kernel_layout != "OIHW"
-            or not is_constant(weight)
+            or not (is_constant(weight) or compressed)
             or shape is None
             or not all(isinstance(v, int) for v in shape[1:])
         ):
@@ -136,10 +139,10 @@ class KernelLegalizer:
         out_channels, inner, *kernel = static_shape(weight) or []
         size = geometry.output_extent((shape[1], shape[2]), (kernel[0], kernel[1]))
         depthwise = geometry.groups == shape[3] and inner == 1 and geometry.groups > 1
-        return self._kernel(
+        return self._weighted(
             bb,
             "depthwise_conv2d" if depthwise else "conv2d",
-            (data, weight),
+            (data, compressed or weight),
             (shape[0], *size, out_channels),
             dtype_of(call),
             {
@@ -150,6 +153,28 @@ class KernelLegalizer:
                 **({"pad_value": fill} if fill else {}),
             },
         )
+
+    def _weighted(
+        self,
+        bb: Any,
+        operator: str,
+        operands: tuple[Any, Any],
+        output: tuple[Any, ...],
+        accumulator: str,
+        attributes: dict[str, Any],
+    ) -> Any:
+        """A kernel whose weight is a constant, or compressed: then it reads codes."""
+        data, weight = operands
+        if not isinstance(weight, Compressed):
+            return self._kernel(bb, operator, operands, output, accumulator, attributes)
+        parts = kernel_weight(weight, self.table, operator, int(attributes.get("groups", 1)))
+        result = self._kernel(
+            bb, operator, (data, *parts.operands), output, accumulator,
+            {**attributes, **parts.attributes}, parts.encoding,
+        )  # fmt: skip
+        if parts.scales is None:
+            return result
+        return relax.op.multiply(bb.emit(result), parts.scales)
 
     def _kernel(
         self,
@@ -237,30 +262,38 @@ class KernelLegalizer:
         data, weight = call.args
         a = call.attrs
         shape, out = shape_of(data), shape_of(call)
+        compressed = find(self.view, self.table, original.args[1])
         if (
             a.data_layout != "NHWC"
             or a.kernel_layout != "IOHW"
-            or not is_constant(weight)
+            or not (is_constant(weight) or compressed)
             or shape is None
             or out is None
             or not all(isinstance(v, int) for v in [*shape[1:], *out[1:]])
         ):
             return call
         groups = int(a.groups)
-        value = value_of(weight)[:, :, ::-1, ::-1]
-        _, per_group, kh, kw = value.shape
-        kernel = np.concatenate(
-            [g.transpose(1, 0, 2, 3) for g in np.split(value, groups, axis=0)], axis=0
-        )
+        _, per_group, kh, kw = static_shape(weight) or []
+
+        def turned(value: Array) -> Array:
+            flipped = value[:, :, ::-1, ::-1]
+            parts = np.split(flipped, groups, axis=0) if len(flipped) % groups == 0 else [flipped]
+            return np.concatenate([g.transpose(1, 0, 2, 3) for g in parts], axis=0)
+
         dilation = _pair(a.dilation)
         padding = _quad(a.padding)
         top = dilation[0] * (kh - 1) - padding[0]
         left = dilation[1] * (kw - 1) - padding[1]
-        constant = self.table.constant(kernel, self.table.name_of(weight) or "weight")
-        return self._kernel(
+        kernel: Any
+        if compressed is not None:
+            kernel = compressed.mapped(turned, 0)
+        else:
+            name = self.table.name_of(weight) or "weight"
+            kernel = self.table.constant(turned(value_of(weight)), name)
+        return self._weighted(
             bb,
             "conv2d",
-            (data, constant),
+            (data, kernel),
             (shape[0], out[1], out[2], per_group * groups),
             dtype_of(call),
             {
@@ -287,9 +320,17 @@ class KernelLegalizer:
             inner = bb.normalize(relax.op.matmul(wide, rhs, dtype_of(call)))
             product = bb.emit(self.matmul(bb, inner, original))
             return relax.op.squeeze(product, [len(right) - 2])
-        if is_constant(rhs) and len(right) == 2:
-            return self._kernel(bb, "dense", (lhs, rhs), (*left[:-1], right[1]), dtype_of(call), {})
+        compressed = find(self.view, self.table, original.args[1])
+        if (is_constant(rhs) or compressed) and len(right) == 2:
+            operands = (lhs, compressed or rhs)
+            shape = (*left[:-1], right[1])
+            return self._weighted(bb, "dense", operands, shape, dtype_of(call), {})
         return self._batch_matmul(bb, lhs, rhs, original.args[1], dtype_of(call))
+
+    def take(self, bb: Any, call: Any, original: Any) -> Any:
+        """Rows of a compressed table; others take TVM's definition."""
+        compressed = find(self.view, self.table, original.args[0])
+        return call if compressed is None else take(bb, call, self.table, compressed)
 
     def _batch_matmul(self, bb: Any, lhs: Any, rhs: Any, original: Any, dtype: str) -> Any:
         transpose = False

@@ -8,7 +8,7 @@ from typing import Any
 
 from compiler.compress.operators import PREFIX, attributes_of
 from compiler.lower.graph import operator_name
-from schedules.cpu.compute import integer_rows
+from schedules.cpu.compute import dynamic, integer_rows
 from targets.spec import TargetSpec
 
 #: TVM's fusion pattern of functions that stay alone.
@@ -17,6 +17,7 @@ OPAQUE = 8
 COMPUTE: Mapping[str, tuple[Callable[..., Any], bool]] = {
     "exponentials": (integer_rows.exponentials, True),
     "row_factors": (integer_rows.row_factors, True),
+    "row_scales": (dynamic.row_scales, True),
     "layer_norm": (integer_rows.layer_norm, True),
     # In float32 the number of partial sums is part of the definition.
     "sum_rows": (integer_rows.sum_rows, False),

@@ -20,7 +20,16 @@ import numpy.typing as npt
 from compiler.compress import low_bits, reference
 from compiler.compress.apply.facts import along, clip_limits, clip_real, scale_inputs
 from compiler.compress.operators import call
-from compiler.compress.plan import FLOATS, CompressionPlan, OperatorPlan, TensorPlan
+from compiler.compress.plan import (
+    FLOATS,
+    LIMITS,
+    WEIGHT_LIMIT,
+    WEIGHT_LIMITS,
+    CompressionPlan,
+    OperatorPlan,
+    TensorPlan,
+    base,
+)
 from compiler.compress.sites import PlainGraph, Site
 from compiler.errors import PlanError
 from schedules.tvm_adapter import GenericConst, relax
@@ -31,8 +40,8 @@ Array = npt.NDArray[Any]
 class Constants(Protocol):
     """Makes constants of the module and knows their names, as `ParameterTable` does."""
 
-    def constant(self, value: Array, name: str) -> Any:
-        """A constant that is known by a name."""
+    def constant(self, value: Array, name: str, encoding: str = "") -> Any:
+        """A constant that is known by a name, of codes that kernels store as `encoding` says."""
 
     def name_of(self, constant: Any) -> str | None:
         """The name of a constant."""
@@ -89,6 +98,7 @@ class Quantizer:
         flags: Tensors of which only signs are read, as 0 and 1 for negative and positive.
         real: Expressions for the original variables, in float32.
     """
+        rows: Tensors quantized row by row at run time, by name: scales, and integers.
 
     def __init__(
         self,
@@ -105,6 +115,7 @@ class Quantizer:
         self.packed: dict[tuple[str, int, float], Any] = {}
         self.real: dict[Any, Any] = {}
         self.applied = Applied()
+        self.rows: dict[str, tuple[Any, Any]] = {}
         self.variables: dict[str, Any] = {}
         for variable, name in graph.names.items():
             self.variables.setdefault(name, variable)
@@ -306,6 +317,8 @@ class Quantizer:
                 if len(constants) != 1 or low > -math.inf or high < math.inf:
                     raise self.error(step, "it is no bias in front of an activation")
                 added = np.from_dlpack(constants[0].value).astype(np.float64).reshape(-1)
+            limit = WEIGHT_LIMITS[plan.dtype]
+            stored = stored if limit == WEIGHT_LIMIT else np.clip(stored, -limit, limit)
                 if added.size not in (1, channels):
                     raise self.error(step, f"a bias of {added.size} for {channels} channels")
                 bias = np.broadcast_to(added, (channels,)) + (0 if bias is None else bias)

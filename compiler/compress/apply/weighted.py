@@ -6,14 +6,17 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from compiler.compress import reference
 from compiler.compress.apply.facts import known, symmetric
 from compiler.compress.apply.quantizer import Handler, Quantizer
-from compiler.compress.plan import OperatorPlan
+from compiler.compress.plan import WEIGHT_BITS, OperatorPlan, WeightPlan
 from compiler.compress.sites import Site
 from schedules.tvm_adapter import relax
 
+
+Array = npt.NDArray[Any]
 
 def convolution(q: Quantizer, site: Site, operator: OperatorPlan) -> Any:
     """A convolution in one or two dimensions, padded with the zero point first."""
@@ -30,8 +33,7 @@ def convolution(q: Quantizer, site: Site, operator: OperatorPlan) -> Any:
         for i in range(spatial):
             width += [padding[i], padding[spatial + i]]
         data = q.builder.emit(relax.op.nn.pad(data, width, "constant", source.zero_point))
-    weight = q.constants.constant(stored, operator.weight.parameter)
-    q.applied.weights[operator.weight.parameter] = stored.nbytes
+    weight = _constant(q, operator.weight, stored)
     function = relax.op.nn.conv2d if spatial == 2 else relax.op.nn.conv1d
     sums = q.emit(
         function(
@@ -51,8 +53,7 @@ def matmul(q: Quantizer, site: Site, operator: OperatorPlan) -> Any:
     stored, scales = q.weight(site, operator)
     if stored.ndim != 2 or operator.weight.axis != 1:
         raise q.error(site, "its weight is no matrix with output channels last")
-    weight = q.constants.constant(stored, operator.weight.parameter)
-    q.applied.weights[operator.weight.parameter] = stored.nbytes
+    weight = _constant(q, operator.weight, stored)
     data = q.narrow(operator.inputs[0])
     sums = q.emit(relax.op.matmul(data, weight, out_dtype="int32"), site)
     source = q.tensor(operator.inputs[0])
@@ -85,5 +86,11 @@ def product(q: Quantizer, site: Site, operator: OperatorPlan) -> Any:
 HANDLERS: Mapping[tuple[str, str], Handler] = {
     ("int8", "nn.conv1d"): convolution,
     ("int8", "nn.conv2d"): convolution,
+def _constant(q: Quantizer, plan: WeightPlan, stored: Array) -> Any:
+    """The integers of a weight, which kernels store in as many bits as they need."""
+    q.applied.weights[plan.parameter] = stored.size * WEIGHT_BITS[plan.dtype] // 8
+    return q.constants.constant(stored, plan.parameter, "" if plan.dtype == "int8" else plan.dtype)
+
+
     ("int8", "matmul"): matmul,
 }

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from schedules.cpu.annotations import STEP
-from schedules.encodings import ENTRIES, PACKINGS, PLAIN, Encoding, Packing, encoding_of
+from schedules.encodings import PACKINGS, PLAIN, Encoding, Packing, encoding_of
 from schedules.tvm_adapter import register_lowering, register_operator, te, tirx
 from schedules.workload import Workload
 from targets.spec import TargetSpec
@@ -137,9 +137,10 @@ class Form:
 
     def _look_up(self, table: Any, block: Any, byte: Any, part: Any, column: Any) -> Any:
         """The entry of a codebook for one code."""
-        bits = PACKINGS["codebook"].bits if PACKINGS["codebook"] else 4
-        moved = tirx.shift_right(byte.astype("int32"), part * bits)
-        entry = tirx.bitwise_and(moved, tirx.const(ENTRIES - 1, "int32"))
+        packing = PACKINGS["codebook"]
+        if packing is None:
+            raise AssertionError
+        entry = decode(byte, part, packing, "int32")
         if not self.tables:
             return table[block, entry]
         lane = column % self.lanes
@@ -149,12 +150,11 @@ class Form:
 
 def decode(byte: Any, part: Any, packing: Packing, dtype: str) -> Any:
     """The code in one field of a byte."""
-    if dtype == "int8":  # fields of bytes: nothing is widened
-        moved = tirx.shift_right(byte, (part * packing.bits).astype("uint8"))
-        field = tirx.bitwise_and(moved, tirx.const(packing.mask, "uint8")).astype("int8")
-    else:
-        moved = tirx.shift_right(byte.astype("int32"), (part * packing.bits).astype("int32"))
-        field = tirx.bitwise_and(moved, tirx.const(packing.mask, "int32"))
+    # Unsigned: TVM makes 64-bit numbers of signed ones that an index takes part in.
+    wide = "uint8" if dtype == "int8" else "uint32"
+    value = byte if wide == "uint8" else byte.astype(wide)
+    moved = tirx.shift_right(value, (part * packing.bits).astype(wide))
+    field = tirx.bitwise_and(moved, tirx.const(packing.mask, wide)).astype(dtype)
     if packing.step != 1:
         field = field * tirx.const(packing.step, dtype)
     return field - tirx.const(packing.offset, dtype) if packing.offset else field
