@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Hashable, Iterator
+from dataclasses import replace
 
-from schedules.vta.estimate import estimated_cycles
+from schedules.vta.estimate import estimated_cycles, rough_cycles
 from schedules.vta.tiling import BORDERS, ORDERS, Layout, Tiling, acc_depth
-from schedules.vta.work import Refused, Work
+from schedules.vta.work import Copy, Product, Refused, Work
 from targets.vta.config import VtaConfig
+
+#: Tilings that the model looks at closely, of those that the rough one finds fastest.
+_LOOKED_AT = 16
+#: Heights of tiles that are candidates for each size of their blocks.
+_HEIGHTS = 3
+#: Answers that are kept.
+_MOST_KNOWN = 512
+_KNOWN: dict[Hashable, Tiling] = {}
 
 
 def default_tiling(work: Work, config: VtaConfig) -> Tiling:
@@ -16,18 +26,32 @@ def default_tiling(work: Work, config: VtaConfig) -> Tiling:
     Raises:
         Refused: None is possible.
     """
-    best: tuple[float, Tiling] | None = None
-    for tiling in candidates(work, config):
-        layout = Layout(work, tiling, config)
-        if layout.refusal():
-            continue
-        cycles = estimated_cycles(layout)
-        if best is None or cycles < best[0]:
-            best = (cycles, tiling)
-    if best is None:
+    key = (_signature(work), config)
+    if key not in _KNOWN:
+        if len(_KNOWN) >= _MOST_KNOWN:
+            _KNOWN.clear()
+        _KNOWN[key] = _choose(work, config)
+    return _KNOWN[key]
+
+
+def _choose(work: Work, config: VtaConfig) -> Tiling:
+    ranked = sorted(
+        (rough_cycles(Layout(work, tiling, config)), n, tiling)
+        for n, tiling in enumerate(candidates(work, config))
+    )  # fmt: skip
+    if not ranked:
         smallest = Tiling(1, 1, 1, 1)
         raise Refused("no tiling fits; of one pixel and one block: "
                       + Layout(work, smallest, config).refusal())  # fmt: skip
+    best = (math.inf, ranked[0][2])
+    for _, _, tiling in ranked[:_LOOKED_AT]:
+        for borders in BORDERS:
+            layout = Layout(work, replace(tiling, borders=borders), config)
+            if (borders != tiling.borders and not has_borders(work)) or layout.refusal():
+                continue
+            cycles = estimated_cycles(layout, best[0])
+            if cycles < best[0]:
+                best = (cycles, layout.tiling)
     return best[1]
 
 
@@ -35,25 +59,43 @@ def candidates(work: Work, config: VtaConfig) -> Iterator[Tiling]:
     """Tilings worth a look: for each size of blocks, the tallest tiles that fit, and some less."""
     output, product = work.output, work.product
     inner = 1 if product is None or product.diagonal else product.source[0]
-    orders = ORDERS if work.blocks > 1 else ORDERS[:1]
-    padded = product is not None and max(product.kernel) > 1
     for out in _splits(work.blocks):
+        orders = ORDERS if out < work.blocks else ORDERS[:1]
         for part in _splits(inner):
             for halves in (2, 1):
                 room = acc_depth(config) // halves // out
                 for cols in _columns(output.width):
-                    fitting = [
-                        rows for rows in _splits(output.height)
-                        if rows * cols <= room
-                        and not Layout(work, Tiling(rows, cols, out, part, halves=halves), config)
-                        .refusal()
-                    ]  # fmt: skip
-                    for rows in fitting[:3]:
-                        for order in orders:
-                            for borders in BORDERS if padded else BORDERS[:1]:
-                                yield Tiling(rows, cols, out, part, order, borders, halves)
-                    if fitting:
+                    found = 0
+                    for rows in _splits(output.height):
+                        tiling = Tiling(rows, cols, out, part, halves=halves)
+                        if rows * cols > room or Layout(work, tiling, config).refusal():
+                            continue
+                        yield from (replace(tiling, order=order) for order in orders)
+                        found += 1
+                        if found == _HEIGHTS:
+                            break
+                    if found:
                         break
+
+
+def has_borders(work: Work) -> bool:
+    """Whether zeros around an image matter to the layer."""
+    product = work.product
+    return product is not None and (max(product.kernel) > 1 or max(product.padding) > 0)
+
+
+def _signature(work: Work) -> Hashable:
+    """All that the choice depends on: everything but the constants."""
+    operations: list[Hashable] = []
+    for o in work.operations:
+        if isinstance(o, Product):
+            operations.append((
+                o.source, o.weights.shape, o.kernel, o.strides, o.padding, o.dilation, o.diagonal,
+                o.bias_products,
+            ))  # fmt: skip
+        else:
+            operations.append((type(o).__name__, o.repeats if isinstance(o, Copy) else 0))
+    return work.output.shape, len(work.vectors), tuple(operations)
 
 
 def _splits(total: int) -> list[int]:
@@ -68,4 +110,4 @@ def _columns(width: int) -> list[int]:
     return sizes
 
 
-__all__ = ["candidates", "default_tiling"]
+__all__ = ["candidates", "default_tiling", "has_borders"]

@@ -7,6 +7,7 @@ make them do.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable
 from typing import NamedTuple
 
@@ -42,12 +43,83 @@ class _Cost(NamedTuple):
     compute: float
 
 
-def estimated_cycles(layout: Layout) -> float:
-    """Cycles of a layer alone, estimated."""
+def estimated_cycles(layout: Layout, most: float = math.inf) -> float:
+    """Cycles of a layer alone, estimated.
+
+    Args:
+        layout: The layer with its tiling.
+        most: More is as good as infinity; less work is done for what takes longer.
+    """
     model = _Model(layout)
     for tile in layout.tiles():
         model.tile(tile)
+        if model.cycles > most:
+            return math.inf
     return model.cycles
+
+
+def rough_cycles(layout: Layout) -> float:
+    """The larger of computing and loading alone: a fast first look at many tilings."""
+    work, t, config = layout.work, layout.tiling, layout.config
+    output, product = work.output, work.product
+    places = -(-output.height // t.rows) * -(-output.width // t.cols)
+    channels = -(-work.blocks // t.out)
+    pixels = work.blocks * output.height * output.width
+    compute, instructions, inputs, weights = float(pixels), 1.0, 0.0, 0.0
+    bus = config.bus_bits // 8
+    for operation in work.operations:
+        if isinstance(operation, Imm):
+            compute += pixels
+        elif isinstance(operation, Vector):
+            compute += 2 * pixels
+        elif isinstance(operation, Copy):
+            compute += pixels * operation.repeats
+            inputs += pixels * config.inp_bytes / bus
+        instructions += 1
+    loads = 0.0
+    if product is not None:
+        parts = 1 if product.diagonal else -(-product.source[0] // t.inner)
+        heights = _extents(layout, product, 0, output.height, t.rows)
+        widths = _extents(layout, product, 1, output.width, t.cols)
+        pairs = work.blocks * (1 if product.diagonal else product.source[0])
+        compute += pairs * heights.steps * widths.steps + pixels * product.bias_products
+        instructions += parts * max(heights.classes, 1) * max(widths.classes, 1)
+        # What two halves cannot hold is loaded again for every place, or all channels.
+        again = 1 if parts <= 2 and (t.order == "channels" or channels * parts <= 2) else places
+        weights = again * (pairs * product.taps + work.blocks * product.bias_products)
+        if product.diagonal:
+            again = 1
+        elif t.order == "rows":
+            again = 1 if parts <= 2 else channels
+        else:
+            again = 1 if places * parts <= 2 else channels
+        blocks = work.blocks if product.diagonal else product.source[0]
+        inputs += again * blocks * heights.loaded * widths.loaded * config.inp_bytes / bus
+        loads = places * channels * parts * 2.0
+    return max(
+        compute + PIPELINE_CYCLES * instructions * places * channels,
+        weights * config.wgt_bytes / bus + inputs + _LOAD_CYCLES * loads,
+    )
+
+
+class _Extents(NamedTuple):
+    """One axis over all tiles: outputs times weights, rows loaded, and kinds of weights a tile."""
+
+    steps: int
+    loaded: int
+    classes: float
+
+
+def _extents(layout: Layout, product: Product, axis: int, total: int, size: int) -> _Extents:
+    steps = loaded = classes = 0
+    begins = range(0, total, size)
+    for begin in begins:
+        count = min(size, total - begin)
+        taps = [t for t in layout.taps(product, axis, begin, count) if t.end > t.begin]
+        steps += sum(t.end - t.begin for t in taps)
+        loaded += layout.span(product, axis, begin, count).size
+        classes += len({(t.begin, t.end) for t in taps})
+    return _Extents(steps, loaded, classes / len(begins))
 
 
 class _Model:
@@ -192,4 +264,4 @@ class _Model:
         return 2 * (READ_LATENCY + 2 + words * UOP_BYTES * 8 / self.config.bus_bits)
 
 
-__all__ = ["estimated_cycles"]
+__all__ = ["estimated_cycles", "rough_cycles"]

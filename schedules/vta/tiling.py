@@ -213,13 +213,13 @@ class Layout:
         if isinstance(operation, Copy):
             rows = Span(tile.y, tile.height, 1, 0, 0, tile.y)
             return rows, Span(tile.x, tile.width, 1, 0, 0, tile.x)
-        return self._span(operation, 0, tile.y, tile.height), self._span(
+        return self.span(operation, 0, tile.y, tile.height), self.span(
             operation, 1, tile.x, tile.width
         )
 
     def taps(self, operation: Product, axis: int, begin: int, count: int) -> list[Tap]:
         """For each weight along an axis, what it acts on; `begin == end`: on nothing."""
-        span = self._span(operation, axis, begin, count)
+        span = self.span(operation, axis, begin, count)
         stride, dilation = operation.strides[axis], operation.dilation[axis]
         pad, size = operation.padding[axis], operation.source[1 + axis]
         result = []
@@ -237,7 +237,8 @@ class Layout:
             result.append(Tap(low, high, source, stride // span.every))
         return result
 
-    def _span(self, operation: Product, axis: int, begin: int, count: int) -> Span:
+    def span(self, operation: Product, axis: int, begin: int, count: int) -> Span:
+        """What `count` outputs along an axis, from `begin` on, need of the source."""
         stride, dilation = operation.strides[axis], operation.dilation[axis]
         kernel, pad = operation.kernel[axis], operation.padding[axis]
         size = operation.source[1 + axis]
@@ -298,9 +299,9 @@ class Layout:
         if weights > self.wgt_half:
             return f"a part takes {weights} weights; there is room for {self.wgt_half}"
         output = self.work.output
-        rows = [self._span(operation, 0, y, min(t.rows, output.height - y))
+        rows = [self.span(operation, 0, y, min(t.rows, output.height - y))
                 for y in range(0, output.height, t.rows)]  # fmt: skip
-        cols = [self._span(operation, 1, x, min(t.cols, output.width - x))
+        cols = [self.span(operation, 1, x, min(t.cols, output.width - x))
                 for x in range(0, output.width, t.cols)]  # fmt: skip
         taken = inner * max(s.size for s in rows) * max(s.size for s in cols)
         if taken > self.inp_half:
