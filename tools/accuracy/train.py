@@ -34,7 +34,7 @@ def train(name: str, data: Split, say: Callable[[str], None], epochs: int = EPOC
         total = 0.0
         for start in range(0, len(order) - BATCH + 1, BATCH):
             chosen = order[start : start + BATCH]
-            x = torch.from_numpy(_augment(data.images[chosen], rng))
+            x = torch.from_numpy(augment(data.images[chosen], rng))
             loss = loss_of(model(x), torch.from_numpy(data.labels[chosen]))
             optimizer.zero_grad()
             loss.backward()
@@ -45,7 +45,7 @@ def train(name: str, data: Split, say: Callable[[str], None], epochs: int = EPOC
     return model.eval()
 
 
-def _augment(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def augment(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Mirror half of them, and shift each by at most two pixels."""
     images = images.copy()
     mirrored = rng.random(len(images)) < 0.5
@@ -82,4 +82,4 @@ def load(name: str, path: Path) -> nn.Module:
     return model.eval()
 
 
-__all__ = ["load", "save", "train"]
+__all__ = ["augment", "load", "save", "train"]
