@@ -53,7 +53,10 @@ def gather(
 
     def row_of(index: Any) -> Any:
         at = indices[index]
-        return tirx.max(tirx.const(0, at.ty.dtype), tirx.min(at, rows - 1)) if clip else at
+        if not clip:
+            return at
+        wide = at.astype("int64")
+        return tirx.max(tirx.const(0, "int64"), tirx.min(wide, rows - 1))
 
     def number(*index: Any) -> Any:
         row, column = row_of(index[:-1]), index[-1]

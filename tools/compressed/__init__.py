@@ -1,0 +1,1 @@
+"""Sizes and speed of networks with compressed weights, beside our own float32."""
