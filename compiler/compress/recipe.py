@@ -44,7 +44,12 @@ WORDS: Mapping[str, tuple[str, str]] = {
     "w4a8": ("int4/channel", "int8/tensor"),
     "ternary": ("ternary/channel", "int8/tensor"),
     "binary": ("binary/channel", "binary"),
+    "w2a8": ("ternary/channel", "int8/tensor"),
+    "w1a8": ("binary/channel", "int8/tensor"),
+    "w1a1": ("binary/channel", "binary"),
 }
+#: What the first and the last layers get where others have weights of one or two bits.
+ENDS = ("int8", "float32", "same")
 #: Samples below which the report says that there were few.
 FEW_SAMPLES = 16
 
@@ -86,6 +91,8 @@ class Quantize:
         percentile: Share of the values, in percent, that ``percentile`` keeps.
         keep: Layers that stay in float32: module paths (all that is under them stays), or
             names of operators as a plan writes them.
+        ends: What the first and the last layers with weights get where others have weights of
+            one or two bits: ``int8`` weights and activations, ``float32``, or the ``same``.
         power_of_two: All scales are powers of two, and zero points 0, for hardware that only
             shifts.
         equalize: Equalize the channels of neighbouring layers first, where that is exact.
@@ -98,6 +105,7 @@ class Quantize:
     calibrate: str = "mse"
     percentile: float = 99.99
     keep: Sequence[str] = ()
+    ends: str = "int8"
     power_of_two: bool = False
     equalize: bool = False
     correct_bias: bool = True
@@ -121,6 +129,20 @@ class Quantize:
                 hint='give weights="int8/channel" or "int4/channel", or activations="float32"',
             )
         _one_of("calibrate", self.calibrate, METHODS)
+        _one_of("ends", self.ends, ENDS)
+        if self.ends != "int8" and form.dtype not in ("ternary", "binary"):
+            raise InputError(
+                f"ends is {self.ends!r}, but weights as {self.weights!r} are of 4 bits or more",
+                where="quantize",
+                hint='leave it out, or give weights="ternary/channel" or "binary/channel"',
+            )
+        if self.power_of_two and form.dtype in ("ternary", "binary"):
+            raise InputError(
+                f"weights as {self.weights!r} have the scales that follow from them, no powers "
+                "of two",
+                where="quantize",
+                hint='leave out power_of_two, or give weights="int8/tensor"',
+            )
         number = isinstance(self.percentile, int | float) and math.isfinite(self.percentile)
         if not number or not 50.0 < self.percentile <= 100.0:
             raise InputError(

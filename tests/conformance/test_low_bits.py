@@ -8,8 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from schedules.tvm_adapter import relax
 from tests.conformance.test_integer_kernels import TARGETS, runnable
-from tests.support.integer_cases import check
+from tests.support.integer_cases import Case, check
 from tests.support.low_bits_cases import LOW_KINDS, LowMaker
 
 pytestmark = pytest.mark.compile
@@ -41,3 +42,20 @@ def test_many_operators(target, seed):
     """Twelve modules of eight operators on twenty inputs, a target: 5,760 cases in all."""
     maker = LowMaker(random.Random(seed))
     check([maker.case() for _ in range(8)], runnable(target), draws=20, seed=seed)
+
+
+@pytest.mark.parametrize("encoding", ["ternary", "binary"])
+def test_channels_that_fill_no_byte(encoding):
+    """Binary codes have no 0: what fills up the last byte has to meet zeros, not the padding."""
+    maker = LowMaker(random.Random(3))
+    weight = maker._codes((9, 20, 3, 3), encoding)
+    finish, _ = maker._requantize(None, weight, 0, 3, "uint8")
+
+    def emit(bb, inputs):
+        data = bb.emit(relax.op.nn.pad(inputs[0], [0, 0, 0, 0, 1, 1, 1, 1], "constant", 77))
+        constant = maker.table.constant(weight, encoding, encoding)
+        return [bb.emit(finish(bb.emit(relax.op.nn.conv2d(data, constant, out_dtype="int32"))))]
+
+    case = Case(encoding, (((1, 20, 5, 6), "uint8"),), emit)
+    (kernel,) = [k for k in check([case], runnable("x86"), draws=2) if "conv2d" in k.name]
+    assert kernel.choice["algorithm"] == "direct"

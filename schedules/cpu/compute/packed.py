@@ -272,7 +272,7 @@ def pad_spatial(
 
     With `dilate` greater than one, that many minus one fill values stand between
     neighbouring elements, as a transposed convolution needs. With `channels`, the channels
-    are filled up to as many.
+    are filled up to as many, with zeros.
     """
     batch, height, width, given = (_int(v) for v in data.shape)
     channels = channels or given
@@ -292,7 +292,8 @@ def pad_spatial(
             conditions.append(w >= left)
         if extent[1] > left + (width - 1) * step_w + 1:
             conditions.append(w < left + (width - 1) * step_w + 1)
-        if channels != given:
+        behind = channels != given and value != 0
+        if channels != given and not behind:
             conditions.append(c < given)
         y, x = h - top, w - left
         if step_h > 1:
@@ -302,9 +303,12 @@ def pad_spatial(
             conditions.append(tirx.floormod(x, step_w) == 0)
             x = tirx.floordiv(x, step_w)
         value_here = data[n, y, x, c]
-        if not conditions:
+        if conditions:
+            value_here = choose(tirx.all(*conditions), value_here, value)
+        # Codes of weights need not include 0, so zeros have to stand against them.
+        if not behind:
             return value_here
-        return choose(tirx.all(*conditions), value_here, value)
+        return tirx.if_then_else(c < given, value_here, tirx.const(0, data.dtype))
 
     return te.compute(
         (batch, extent[0], extent[1], channels), padded, name="pad", attrs={ROLE: "pad"}
