@@ -59,14 +59,14 @@ def candidates(work: Work, config: VtaConfig) -> Iterator[Tiling]:
     """Tilings worth a look: for each size of blocks, the tallest tiles that fit, and some less."""
     output, product = work.output, work.product
     inner = 1 if product is None or product.diagonal else product.source[0]
-    for out in _splits(work.blocks):
+    for out in splits(work.blocks):
         orders = ORDERS if out < work.blocks else ORDERS[:1]
-        for part in _splits(inner):
+        for part in splits(inner):
             for halves in (2, 1):
                 room = acc_depth(config) // halves // out
-                for cols in _columns(output.width):
+                for cols in columns(output.width):
                     found = 0
-                    for rows in _splits(output.height):
+                    for rows in splits(output.height):
                         tiling = Tiling(rows, cols, out, part, halves=halves)
                         if rows * cols > room or Layout(work, tiling, config).refusal():
                             continue
@@ -98,16 +98,17 @@ def _signature(work: Work) -> Hashable:
     return work.output.shape, len(work.vectors), tuple(operations)
 
 
-def _splits(total: int) -> list[int]:
+def splits(total: int) -> list[int]:
     """Sizes of equal pieces, the last may be smaller; the largest first."""
     return sorted({-(-total // n) for n in range(1, total + 1)}, reverse=True)
 
 
-def _columns(width: int) -> list[int]:
+def columns(width: int) -> list[int]:
+    """Widths of tiles: all columns, then about half as many each time."""
     sizes = [width]
     while sizes[-1] > 1:
         sizes.append(-(-sizes[-1] // 2))
     return sizes
 
 
-__all__ = ["candidates", "default_tiling", "has_borders"]
+__all__ = ["candidates", "columns", "default_tiling", "has_borders", "splits"]

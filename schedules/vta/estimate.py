@@ -11,9 +11,9 @@ import math
 from collections.abc import Hashable
 from typing import NamedTuple
 
-from schedules.vta.tiling import Layout, Part, Span, Tile
-from schedules.vta.work import Copy, Imm, Product, Vector
-from targets.vta.config import UOP_BYTES
+from schedules.vta.tiling import Layout, Part, Span, Tile, Tiling
+from schedules.vta.work import Copy, Imm, Product, Vector, Work
+from targets.vta.config import UOP_BYTES, VtaConfig
 from targets.vta.timing import (
     BURST_BEATS,
     PIPELINE_CYCLES,
@@ -100,6 +100,27 @@ def rough_cycles(layout: Layout) -> float:
         compute + PIPELINE_CYCLES * instructions * places * channels,
         weights * config.wgt_bytes / bus + inputs + _LOAD_CYCLES * loads,
     )
+
+
+def least_cycles(work: Work) -> float:
+    """Cycles of the compute queue without which the layer cannot be computed by any tiling."""
+    output = work.output
+    pixels = work.blocks * output.height * output.width
+    whole = Layout(work, Tiling(output.height, output.width, work.blocks, 1), VtaConfig())
+    cycles = float(pixels)
+    for operation in work.operations:
+        if isinstance(operation, Imm):
+            cycles += pixels
+        elif isinstance(operation, Vector):
+            cycles += 2 * pixels
+        elif isinstance(operation, Copy):
+            cycles += pixels * operation.repeats
+        else:
+            rows = _extents(whole, operation, 0, output.height, output.height)
+            cols = _extents(whole, operation, 1, output.width, output.width)
+            pairs = work.blocks * (1 if operation.diagonal else operation.source[0])
+            cycles += pairs * rows.steps * cols.steps + pixels * operation.bias_products
+    return cycles
 
 
 class _Extents(NamedTuple):
@@ -264,4 +285,4 @@ class _Model:
         return 2 * (READ_LATENCY + 2 + words * UOP_BYTES * 8 / self.config.bus_bits)
 
 
-__all__ = ["estimated_cycles", "rough_cycles"]
+__all__ = ["estimated_cycles", "least_cycles", "rough_cycles"]

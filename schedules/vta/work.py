@@ -365,13 +365,27 @@ def _pack_weights(layer: Conv2d, config: VtaConfig) -> tuple[Int8, bool]:
     out_blocks, in_blocks = blocks(outputs, config), blocks(inputs, config)
     o = np.arange(outputs)[:, None]
     i = (o // per_group) * inner + np.arange(inner)[None, :]
-    diagonal = bool((o // block == i // block).all()) and in_blocks > 1
+    diagonal = is_diagonal(outputs, inner, groups, block)
     if groups > 1 and not diagonal and inputs * outputs * kh * kw > 1 << 26:
         raise Refused(f"{groups} groups of {inner} channels would be {inputs * outputs} products")
     full = np.zeros((out_blocks, 1 if diagonal else in_blocks, kh, kw, block, block), np.int8)
     at = np.zeros_like(i) if diagonal else i // block
     full[o // block, at, :, :, o % block, i % block] = layer.weight
     return full, diagonal
+
+
+def is_diagonal(outputs: int, inner: int, groups: int, block: int) -> bool:
+    """Whether each block of outputs depends on the block of inputs of the same number alone.
+
+    Args:
+        outputs: Output channels.
+        inner: Input channels of a group.
+        groups: Groups of channels.
+        block: Channels of a block.
+    """
+    o = np.arange(outputs)[:, None]
+    i = (o // (outputs // groups)) * inner + np.arange(inner)[None, :]
+    return inner * groups > block and bool((o // block == i // block).all())
 
 
 def _half(step: Step) -> Int64:
@@ -395,5 +409,5 @@ def _wrap(values: Int64) -> Any:
 
 __all__ = [
     "BIAS_FACTOR", "Copy", "Imm", "Int64", "Operation", "Product", "Refused", "Reserve", "Vector",
-    "Work", "normalize", "reserve",
+    "Work", "is_diagonal", "normalize", "reserve",
 ]  # fmt: skip
