@@ -20,24 +20,37 @@ import torch
 
 from compiler.compress.equalize import divide_outputs, equalize, multiply_inputs
 from compiler.compress.evaluate import Evaluator
+from compiler.compress.few_bits import (
+    FewBits,
+    ends_of,
+    evaluate_signs,
+    real_weight,
+    without_signs,
+)
 from compiler.compress.groups import SHARING, WEIGHT_AXIS, Group, find_groups
 from compiler.compress.observers import Observer
 from compiler.compress.plan import (
+    NARROW,
+    WEIGHT_LIMITS,
     CompressionPlan,
     Equalization,
     ModelIdentity,
     OperatorPlan,
     TensorPlan,
     WeightPlan,
+    base,
 )
 from compiler.compress.ranges import (
     activation_plan,
     choose_range,
     fake_quantize_weight,
+    symmetric_plan,
     weight_scales,
+    wide_plan,
 )
 from compiler.compress.recipe import FEW_SAMPLES, Quantize
 from compiler.compress.sites import PlainGraph
+from compiler.compress.widths import Widths, find_widths
 from compiler.errors import CalibrationError
 from schedules.tvm_adapter import GenericConst
 
@@ -47,6 +60,9 @@ Progress = Callable[[int, str], None]
 
 #: Samples that are kept for the second pass, and the most bytes of them.
 PROBES = 16
+#: Room for values beyond those seen in tensors of 16 bits, and by how much a masked score is
+#: less than all others.
+HEADROOM, MASKED = 2.0, 24.0
 PROBE_BYTES = 64 << 20
 
 
@@ -88,6 +104,9 @@ def calibrate(
         InputError: `recipe.keep` names no layer.
     """
     groups = find_groups(graph, recipe.keep)
+    if recipe.ends == "float32" and recipe.weight_form.dtype in ("ternary", "binary"):
+        first, last = ends_of(graph, groups)
+        groups = find_groups(graph, (*recipe.keep, *first, *last))
     work = _Calibrator(graph, groups, recipe, progress or (lambda _count, _text: None))
     work.equalize()
     work.observe(samples)
@@ -95,24 +114,28 @@ def calibrate(
     weights = work.weights(tensors)
     corrections = work.corrections(weights) if recipe.correct_bias else {}
     noise = work.noise(tensors, weights, corrections)
-    plan = CompressionPlan(
-        identity,
-        recipe.to_dict(),
-        tensors,
-        {
-            g.name: OperatorPlan(
+    operators = {
+        g.name: work.few_bits.operator(
+            OperatorPlan(
                 kind=g.site.kind,
                 precision="int8" if g.integer else "float32",
-                inputs=g.inputs,
+                inputs=work.widths.reads.get(g.name, g.inputs),
                 output=g.output,
                 epilogue=tuple(s.name for s in g.epilogue),
                 weight=weights.get(g.name),
                 why=g.why,
                 sqnr_db=noise.get(g.output) if g.integer else None,
-            )
-            for g in groups
-            if g.site.kind
-        },
+            ),
+            g.name,
+        )
+        for g in groups
+        if g.site.kind
+    }
+    plan = CompressionPlan(
+        identity,
+        recipe.to_dict(),
+        without_signs(tensors, operators, graph.outputs),
+        operators,
         work.equalizations,
         {name: tuple(map(float, v)) for name, v in corrections.items()},
     )
@@ -133,9 +156,13 @@ class _Calibrator:
     real_weights: dict[str, Array] = field(default_factory=dict)
     real_biases: dict[str, Array] = field(default_factory=dict)
     evaluator: Evaluator = field(init=False)
+    few_bits: FewBits = field(init=False)
+    widths: Widths = field(init=False)
 
     def __post_init__(self) -> None:
         self.evaluator = Evaluator(self.graph)
+        self.few_bits = FewBits.choose(self.graph, self.groups, self.recipe)
+        self.widths = find_widths(self.groups)
         for group in self.groups:
             if group.weight is not None:
                 self.real_weights[group.name] = np.asarray(group.weight.value.numpy())
@@ -184,7 +211,7 @@ class _Calibrator:
         Raises:
             CalibrationError: There are fewer than two samples, or activations without a range.
         """
-        wanted = {name for g in self.groups if g.integer for name in g.inputs}
+        wanted = {base(name) for name in self.widths.names()}
         self.observers = {name: Observer() for name in sorted(wanted)}
         held = 0
 
@@ -202,6 +229,7 @@ class _Calibrator:
                     "by design can be kept in float32: Quantize(keep=[...])",
                 )
             observer.update(array)
+            self.few_bits.see(name, array)
 
         for sample in samples:
             tensors = tuple(torch.from_numpy(np.array(a)) for a in sample)
@@ -213,6 +241,7 @@ class _Calibrator:
             self.count += 1
             self.progress(self.count, "samples seen")
         self._check_observed()
+        self.notes += self.few_bits.settle({n: o.minimum for n, o in self.observers.items()})
 
     def _check_observed(self) -> None:
         if self.count < 2:
@@ -224,8 +253,9 @@ class _Calibrator:
             )
         if self.count < FEW_SAMPLES:
             self.notes.append(f"only {self.count} samples: ranges may be too narrow")
+        masks = {mask for _, mask in self.widths.masks.values()}
         for name, observer in self.observers.items():
-            if observer.samples and observer.constant:
+            if observer.samples and observer.constant and name not in masks:
                 raise CalibrationError(
                     f"it is {observer.minimum:g} everywhere in all {self.count} samples",
                     where=f"activation {name!r}",
@@ -236,50 +266,107 @@ class _Calibrator:
     def tensors(self) -> dict[str, TensorPlan]:
         """Scales and zero points of all activations that integers read."""
         recipe = self.recipe
-        own = {
-            name: choose_range(o, recipe.calibrate, recipe.percentile, recipe.power_of_two)
-            for name, o in self.observers.items()
-        }
+        ranges: dict[str, tuple[float, float]] = {}
         plans: dict[str, TensorPlan] = {}
         for members in self._sharing():
-            low = min(own[name][0] for name in members)
-            high = max(own[name][1] for name in members)
-            root = members[0]
+            first = next(iter(members))
+            if first in self.widths.wide or first in self.widths.weights:
+                plans.update(self._special(members))
+                continue
             for name in members:
-                observer = self.observers[name]
-                plan = activation_plan(
-                    low, high, method=recipe.calibrate if name == root else "shared",
-                    power_of_two=recipe.power_of_two, seen=(observer.minimum, observer.maximum),
+                ranges[name] = choose_range(
+                    self.observers[base(name)], recipe.calibrate, recipe.percentile,
+                    recipe.power_of_two,
                 )  # fmt: skip
-                plans[name] = plan if name == root else replace(plan, shared_with=root)
+            low = min(ranges[name][0] / factor for name, factor in members.items())
+            high = max(ranges[name][1] / factor for name, factor in members.items())
+            make = activation_plan
+            if self.widths.symmetric & set(members):
+                make = symmetric_plan
+            for name, factor in members.items():
+                plan = make(
+                    low * factor, high * factor, method=recipe.calibrate,
+                    power_of_two=recipe.power_of_two, seen=self._seen(name),
+                )  # fmt: skip
+                plans[name] = _shared(plan, plans.get(first), first, factor)
+        self._mask_scores(plans)
         return {name: plans[name] for name in self._in_order(plans)}
+
+    def _seen(self, name: str) -> tuple[float, float]:
+        observer = self.observers[base(name)]
+        return observer.minimum, observer.maximum
+
+    def _special(self, members: Mapping[str, float]) -> dict[str, TensorPlan]:
+        """Tensors in 16 bits, with room for twice what was seen, and results of softmax."""
+        first = next(iter(members))
+        if first in self.widths.weights:
+            scale = float(np.float32(1 / 255))
+            least, greatest = (float(np.float32(v)) for v in self._seen(first))
+            return {first: TensorPlan("uint8", scale, 0, "softmax", False, least, greatest)}
+        reach = HEADROOM * max(
+            abs(v) / factor for name, factor in members.items() for v in self._seen(name)
+        )
+        plans: dict[str, TensorPlan] = {}
+        for name, factor in members.items():
+            plan = wide_plan(
+                reach * factor, power_of_two=self.recipe.power_of_two, seen=self._seen(name)
+            )
+            plans[name] = _shared(plan, plans.get(first), first, factor)
+        return plans
+
+    def _mask_scores(self, plans: dict[str, TensorPlan]) -> None:
+        """One scale for scores, their mask and their sum: a mask of -inf or so saturates.
+
+        The reach is such that what saturates is less than any score by `MASKED` and more: its
+        exponential is 0.
+        """
+        for result, (scores, mask) in self.widths.masks.items():
+            largest = max(abs(v) for v in self._seen(scores))
+            added = max(abs(v) for v in self._seen(mask))
+            reach = HEADROOM * largest + (min(largest + MASKED, added))
+            for name in (scores, mask, result):
+                plan = wide_plan(
+                    reach, power_of_two=self.recipe.power_of_two, seen=self._seen(name)
+                )
+                plans[name] = _shared(plan, plans[scores] if name != scores else None, scores, 1.0)
 
     def _in_order(self, names: Iterable[str]) -> list[str]:
         order = [*self.graph.inputs, *(s.name for s in self.graph.sites)]
         known = set(names)
-        return [name for name in dict.fromkeys(order) if name in known]
+        return [n for name in dict.fromkeys(order) for n in (name, name + NARROW) if n in known]
 
-    def _sharing(self) -> list[list[str]]:
-        """Sets of tensors that have one range, in order; most have one member."""
-        parent = {name: name for name in self.observers}
+    def _sharing(self) -> list[dict[str, float]]:
+        """Sets of tensors that have one range but for a factor each, in order.
 
-        def root(name: str) -> str:
-            while parent[name] != name:
-                name = parent[name]
-            return name
+        Most have one member. The factors are against the first one, and 1 but for what is
+        multiplied by a number: that changes only what stored values mean.
+        """
+        order = {name: i for i, name in enumerate(self._in_order(self.widths.names()))}
+        sets: dict[str, dict[str, float]] = {name: {name: 1.0} for name in order}
 
-        order = {name: i for i, name in enumerate(self._in_order(self.observers))}
+        def join(one: str, other: str, factor: float) -> None:
+            """Let `other` be `factor` times `one`."""
+            a, b = sets[one], sets[other]
+            if a is b:
+                return
+            factor = factor * a[one] / b[other]
+            merged = {**a, **{name: value * factor for name, value in b.items()}}
+            names = sorted(merged, key=lambda name: order[name])
+            joined = {name: merged[name] / merged[names[0]] for name in names}
+            for name in names:
+                sets[name] = joined
+
         for group in self.groups:
-            if not group.integer or group.site.kind not in SHARING:
+            if not group.integer or group.output not in order:
                 continue
-            tensors = [t for t in (*group.inputs, group.output) if t in parent]
-            roots = sorted({root(t) for t in tensors}, key=lambda name: order[name])
-            for other in roots[1:]:
-                parent[other] = roots[0]
-        found: dict[str, list[str]] = {}
-        for name in order:
-            found.setdefault(root(name), []).append(name)
-        return list(found.values())
+            factor = None if self.recipe.power_of_two else group.factor
+            if group.site.kind in SHARING:
+                factor = 1.0
+            if factor is None:
+                continue
+            for name in self.widths.reads[group.name]:
+                join(name, group.output, factor)
+        return list({id(sets[name]): sets[name] for name in order}.values())
 
     def weights(self, tensors: Mapping[str, TensorPlan]) -> dict[str, WeightPlan]:
         """Scales of all weights of integer operators."""
@@ -289,11 +376,15 @@ class _Calibrator:
         for group in self.groups:
             if not (group.integer and group.weighted):
                 continue
+            if group.name in self.few_bits.chosen:
+                result[group.name] = self.few_bits.weight(group, self._parameter(group))
+                continue
             axis = WEIGHT_AXIS[group.site.kind]
             bias = self.real_biases.get(group.name)
+            dtype = self._weight_dtype(group)
             result[group.name] = WeightPlan(
                 parameter=self._parameter(group),
-                dtype="int8",
+                dtype=dtype,
                 granularity=recipe.weight_granularity,
                 axis=axis,
                 scales=weight_scales(
@@ -301,21 +392,38 @@ class _Calibrator:
                     granularity=recipe.weight_granularity, method=method,
                     power_of_two=recipe.power_of_two,
                     bias=None if bias is None else bias.astype(np.float64).reshape(-1),
-                    data_scale=tensors[group.inputs[0]].scale,
+                    data_scale=tensors[self.widths.reads[group.name][0]].scale,
+                    limit=WEIGHT_LIMITS[dtype],
                 ),
                 method=method,
                 power_of_two=recipe.power_of_two,
             )  # fmt: skip
         return result
 
+    def _weight_dtype(self, group: Group) -> str:
+        """int8 or int4; a depthwise kernel has few weights and stays int8."""
+        dtype = self.recipe.weight_form.dtype
+        if dtype not in WEIGHT_LIMITS:
+            return "int8"
+        groups = int(getattr(group.site.value.attrs, "groups", 1) or 1)
+        return "int8" if groups > 1 and group.weight.ty.shape.values[1] == 1 else dtype
+
     def _parameter(self, group: Group) -> str:
         name = self.graph.constants(group.weight) or group.name
         return name.partition("#")[0]
 
     def corrections(self, weights: Mapping[str, WeightPlan]) -> dict[str, Array]:
-        """Mean error of each channel that the rounding of weights alone makes."""
+        """Mean error of each channel that the rounding of weights alone makes.
+
+        Weights of one or two bits are left out: they are trained as they are rounded, and then
+        their error is no error.
+        """
         totals: dict[str, Array] = {}
-        rounded = self._rounded(weights)
+        rounded = {
+            name: value
+            for name, value in self._rounded(weights).items()
+            if name not in self.few_bits.chosen
+        }
         for number, probe in enumerate(self.probes):
             environment: dict[str, Any] = dict(zip(self.graph.inputs, probe, strict=True))
             with torch.inference_mode():
@@ -338,7 +446,11 @@ class _Calibrator:
     def _rounded(self, weights: Mapping[str, WeightPlan]) -> dict[str, torch.Tensor]:
         return {
             name: torch.from_numpy(
-                fake_quantize_weight(self.real_weights[name], plan.axis, plan.scales)
+                real_weight(self.real_weights[name], plan)
+                if name in self.few_bits.chosen
+                else fake_quantize_weight(
+                    self.real_weights[name], plan.axis, plan.scales, WEIGHT_LIMITS[plan.dtype]
+                )
             )
             for name, plan in weights.items()
         }
@@ -368,21 +480,26 @@ class _Calibrator:
                     head = group.integer and site is group.site
                     real[site.name] = self.evaluator.evaluate(site, real)
                     if head:
-                        for name in group.inputs:
-                            if name not in stored:
-                                maker = makers.get(name)
-                                made = maker is not None and maker.integer
-                                value = rough[name]
-                                stored[name] = value if made else _fake(value, tensors[name])
+                        for read in self.widths.reads[group.name]:
+                            name = base(read)
+                            maker = makers.get(name)
+                            made = maker is not None and maker.integer and read == name
+                            value = rough[name]
+                            stored[name] = value if made else _fake(value, tensors[read])
                     replaced = {1: rounded[site.name]} if head and site.name in rounded else None
                     environment = {**rough, **stored} if head else rough
-                    value = self.evaluator.evaluate(site, environment, replaced)
+                    scale = self.few_bits.sign_scale(site.name)
+                    if scale is not None:
+                        data = environment[group.inputs[0]]
+                        value = evaluate_signs(site, data, rounded[site.name], scale)
+                    else:
+                        value = self.evaluator.evaluate(site, environment, replaced)
                     if head and site.name in corrections:
                         value = value + _channels(corrections[site.name], value, site.kind)
                     if group.integer and site.name == group.output:
                         if site.name in tensors:
                             value = _fake(value, tensors[site.name])
-                        wanted = real[site.name].double()
+                        wanted = _stored_part(real[site.name], tensors.get(site.name)).double()
                         power[site.name] = power.get(site.name, 0.0) + float((wanted**2).sum())
                         error[site.name] = error.get(site.name, 0.0) + float(
                             ((value.double() - wanted) ** 2).sum()
@@ -395,7 +512,8 @@ class _Calibrator:
         return {
             name: round(10.0 * math.log10(power[name] / error[name]), 2)
             for name in power
-            if power[name] > 0.0 and error[name] > 0.0
+            # What a mask hides is no signal.
+            if power[name] > 0.0 and error[name] > 0.0 and name not in self.widths.masks
         }
 
 
@@ -405,9 +523,27 @@ def _channels(values: Array, like: torch.Tensor, kind: str) -> torch.Tensor:
     return torch.from_numpy(values.reshape(shape))
 
 
+def _shared(plan: TensorPlan, root: TensorPlan | None, name: str, factor: float) -> TensorPlan:
+    """The plan of a tensor whose range is that of another one but for a factor."""
+    if root is None:
+        return plan
+    if factor != 1.0:
+        return replace(plan, scale=float(np.float32(root.scale * factor)), method="scaled")
+    same = replace(plan, scale=root.scale, zero_point=root.zero_point)
+    return replace(same, method="shared", shared_with=name)
+
+
+def _stored_part(value: torch.Tensor, plan: TensorPlan | None) -> torch.Tensor:
+    """What of a tensor can be stored at all: masked scores are less than anything."""
+    return value if plan is None or plan.dtype != "int16" else value.clamp(*plan.real_limits)
+
+
 def _fake(value: torch.Tensor, plan: TensorPlan) -> torch.Tensor:
     """A tensor as its stored integers give it back."""
     low, high = plan.limits
+    if plan.method == "softmax":  # relative to the largest of the row
+        stored = torch.round(value / value.amax(-1, keepdim=True) * high)
+        return stored / stored.sum(-1, keepdim=True)
     stored = torch.round(value / plan.scale + plan.zero_point).clamp(low, high)
     return (stored - plan.zero_point) * plan.scale
 

@@ -86,6 +86,39 @@ def _of_last_axes(call: Any) -> bool:
     return axes == list(range(rank - len(axes), rank)) and len(call.args) == 3
 
 
+def _strided_slice(call: Any, a: list[Value]) -> Value:
+    axes, begins, ends = (_numbers(v) for v in call.args[1:4])
+    steps = _numbers(call.args[4]) if len(call.args) > 4 else [1] * len(axes)
+    index = [slice(None)] * a[0].ndim
+    for axis, begin, end, step in zip(axes, begins, ends, steps, strict=True):
+        index[axis] = slice(begin, end, step)
+    return a[0][tuple(index)]
+
+
+def _numbers(expr: Any) -> list[int]:
+    return [int(v.value) for v in expr.fields]
+
+
+def _is_plain_slice(call: Any) -> bool:
+    """Whether it slices by known positive steps, within bounds or not as Python does."""
+    rest = list(call.args[1:])
+    if not all(isinstance(v, relax.Tuple) for v in rest):
+        return False
+    if not all(hasattr(f, "value") for v in rest for f in v.fields):
+        return False
+    shape = [int(v) for v in call.args[0].ty.shape.values]
+    axes, begins, ends = (_numbers(v) for v in rest[:3])
+    steps = _numbers(rest[3]) if len(rest) > 3 else [1] * len(axes)
+    inside = all(0 <= b <= e <= shape[x] for x, b, e in zip(axes, begins, ends, strict=True))
+    return inside and all(s > 0 for s in steps)
+
+
+def _sum(call: Any, a: list[Value]) -> Value:
+    if call.attrs.axis is None:
+        return a[0].sum()
+    return a[0].sum(dim=_ints(call.attrs.axis), keepdim=bool(call.attrs.keepdims))
+
+
 EVALUATORS: Mapping[str, Evaluate] = {
     "nn.conv1d": _conv1d,
     "nn.conv2d": _conv2d,
@@ -103,6 +136,12 @@ EVALUATORS: Mapping[str, Evaluate] = {
     "nn.layer_norm": _layer_norm,
     "nn.max_pool2d": _max_pool2d,
     "mean": _mean,
+    "sum": _sum,
+    "strided_slice": _strided_slice,
+    "broadcast_to": lambda call, a: a[0].expand(_shape(call)),
+    "maximum": lambda _, a: torch.maximum(a[0], a[1]),
+    "minimum": lambda _, a: torch.minimum(a[0], a[1]),
+    "sqrt": lambda _, a: torch.sqrt(a[0]),
     "concat": lambda call, a: torch.cat(a[0], int(call.attrs.axis)),
     "reshape": lambda call, a: a[0].reshape(_shape(call)),
     "flatten": lambda call, a: a[0].reshape(_shape(call)),
@@ -126,6 +165,9 @@ FORMS: Mapping[str, Callable[[Any], bool]] = {
         str(call.attrs.layout) == "NCHW" and not bool(call.attrs.ceil_mode)
     ),
     "nn.layer_norm": _of_last_axes,
+    "strided_slice": _is_plain_slice,
+    "sum": _is_float,
+    "sqrt": _is_float,
     "matmul": _is_float,
     # Integers divide otherwise in Relax than in PyTorch.
     "divide": _is_float,
@@ -209,7 +251,7 @@ class Evaluator:
             arguments = [
                 self._argument(a, environment)
                 for a in value.args
-                if not isinstance(a, relax.ShapeExpr)
+                if isinstance(a.ty, relax.TensorType) or site.kind == "concat"
             ]
             for others in (self.replaced.get(site.name), replaced):
                 for position, other in (others or {}).items():

@@ -207,8 +207,8 @@ def _no_integers(group: Group, keep: Sequence[str]) -> str:
     if site.kind in _BINARY:
         if len(site.data) == 2 and len(tensors) == 2:
             return ""
-        known = [a for a in site.value.args if isinstance(a, GenericConst)]
-        if len(site.data) == 1 and len(known) == 1 and np.isfinite(known[0].value.numpy()).all():
+        fixed = [a for a in site.value.args if isinstance(a, GenericConst)]
+        if len(site.data) == 1 and len(fixed) == 1 and np.isfinite(fixed[0].value.numpy()).all():
             return ""
         return "an operand is no number"
     if site.kind in ROWS:
@@ -254,7 +254,9 @@ def _no_rows(site: Site) -> str:
         last = int(a.axis) % len(shape) == len(shape) - 1
         return "" if last else "only softmax along the last axis is on integers"
     axes = [int(v) % len(shape) for v in a.axes]
-    if axes != [len(shape) - 1] or not all(isinstance(v, GenericConst) for v in site.value.args[1:]):
+    if axes != [len(shape) - 1] or not all(
+        isinstance(v, GenericConst) for v in site.value.args[1:]
+    ):
         return "only layer normalization along the last axis is on integers"
     return "" if shape[-1] <= LONGEST_ROW else f"rows of {shape[-1]} are too long for integers"
 

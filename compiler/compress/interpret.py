@@ -170,6 +170,23 @@ def _reshape(call: Any, operands: list[Any]) -> Array:
     return np.asarray(operands[0].reshape(_shape(call)))
 
 
+def _strided_slice(_call: Any, operands: list[Any]) -> Array:
+    data, axes, begins, ends, *steps = operands
+    index = [slice(None)] * data.ndim
+    for i, axis in enumerate(axes):
+        begin, end, step = int(begins[i]), int(ends[i]), int(steps[0][i]) if steps else 1
+        if step < 1:
+            raise PlanError("the reference slices forwards only", where="strided_slice")
+        index[int(axis)] = slice(begin, end, step)
+    return np.asarray(data[tuple(index)])
+
+
+def _take(call: Any, operands: list[Any]) -> Array:
+    data, indices = operands
+    axis = None if call.attrs.axis is None else int(call.attrs.axis)
+    return np.take(data, indices, axis)
+
+
 def _resize(call: Any, operands: list[Any]) -> Array:
     """Nearest neighbours at whole factors, which is all that is exact in every mode."""
     data, size = operands
@@ -210,6 +227,12 @@ EVALUATORS: Mapping[str, Evaluate] = {
     "subtract": lambda _, a: np.asarray(a[0] - a[1]),
     "multiply": lambda _, a: np.asarray(a[0] * a[1]),
     "divide": lambda _, a: np.asarray(a[0] / a[1]),
+    "maximum": lambda _, a: np.maximum(a[0], a[1]),
+    "minimum": lambda _, a: np.minimum(a[0], a[1]),
+    "sqrt": lambda _, a: np.sqrt(a[0]),
+    "take": _take,
+    "strided_slice": _strided_slice,
+    "astype": lambda call, a: a[0].astype(str(call.ty.dtype)),
     "nn.relu": lambda _, a: np.maximum(a[0], np.float32(0)),
     "clip": lambda _, a: np.clip(a[0], np.float32(a[1]), np.float32(a[2])),
     **{name: _unary(function) for name, function in TABLES.items()},

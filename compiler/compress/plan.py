@@ -448,6 +448,11 @@ class CompressionPlan:
 _HINT = "make a new plan: compile(..., quantize='int8', calibration=...) saves one in the bundle"
 
 
+def base(name: str) -> str:
+    """The activation behind the name of one of its forms."""
+    return name.removesuffix(NARROW)
+
+
 def model_identity(
     name: str,
     parameters: Mapping[str, npt.NDArray[np.generic]],
@@ -493,12 +498,13 @@ __all__ = [
     "SCHEMA",
     "WEIGHT_BITS",
     "WEIGHT_LIMIT",
+    "WEIGHT_LIMITS",
     "CompressionPlan",
     "Equalization",
     "ModelIdentity",
     "OperatorPlan",
     "TensorPlan",
-    "WEIGHT_LIMITS",
     "WeightPlan",
+    "base",
     "model_identity",
 ]

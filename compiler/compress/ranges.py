@@ -50,6 +50,31 @@ def activation_plan(
     )  # fmt: skip
 
 
+def wide_plan(reach: float, *, power_of_two: bool, seen: tuple[float, float]) -> TensorPlan:
+    """An activation in 16 bits that reaches from -reach to reach.
+
+    Args:
+        reach: Greatest magnitude that is to be stored.
+        power_of_two: Take the least power of two that spans it.
+        seen: Least and greatest value that calibration saw.
+    """
+    step = max(reach, 1e-30) / LIMITS["int16"][1]
+    scale = 2.0 ** math.ceil(math.log2(step)) if power_of_two else float(np.float32(step))
+    low, high = (float(np.float32(v)) for v in seen)
+    return TensorPlan("int16", scale, 0, "wide", power_of_two, low, high)
+
+
+def symmetric_plan(
+    low: float, high: float, *, method: str, power_of_two: bool, seen: tuple[float, float]
+) -> TensorPlan:
+    """An activation as int8 with a zero point of 0, for products of two activations."""
+    if power_of_two:
+        return activation_plan(low, high, method=method, power_of_two=True, seen=seen)
+    scale = float(np.float32(max(-low, high, 1e-30) / LIMITS["int8"][1]))
+    least, greatest = (float(np.float32(v)) for v in seen)
+    return TensorPlan("int8", scale, 0, method, False, least, greatest)
+
+
 def choose_range(
     observer: Observer, method: str, percentile: float, power_of_two: bool
 ) -> tuple[float, float]:
@@ -92,6 +117,7 @@ def weight_scales(
     power_of_two: bool,
     bias: npt.NDArray[np.float64] | None,
     data_scale: float,
+    limit: int = WEIGHT_LIMIT,
 ) -> tuple[float, ...]:
     """Symmetric scales of a weight.
 
@@ -103,6 +129,7 @@ def weight_scales(
         power_of_two: Only powers of two.
         bias: One real number a channel, which has to fit into int32.
         data_scale: Scale of the activations that are multiplied with it.
+        limit: Greatest magnitude that is stored.
     """
     rows = np.moveaxis(weight.astype(np.float64), axis, 0).reshape(weight.shape[axis], -1)
     floor = np.zeros(len(rows))
@@ -117,7 +144,6 @@ def weight_scales(
     full = np.maximum(largest / limit, floor)
     if power_of_two:
         up = 2.0 ** np.ceil(np.log2(full))
-    limit: int = WEIGHT_LIMIT,
         candidates = [up] + ([np.maximum(up / 2, _power_above(floor))] if method == "mse" else [])
     elif method == "mse":
         candidates = [np.maximum(full * share, floor) for share in _SHARES[::-1]]
@@ -129,7 +155,6 @@ def weight_scales(
         stored = np.clip(np.rint(rows / rounded[:, None]), -limit, limit)
         found = ((stored * rounded[:, None] - rows) ** 2).sum(axis=1)
         better = found < error
-        limit: Greatest magnitude that is stored.
         best, error = np.where(better, rounded, best), np.where(better, found, error)
     return tuple(float(v) for v in best)
 
@@ -157,4 +182,11 @@ def _round_scales(scales: Floats) -> Floats:
     return scales.astype(np.float32).astype(np.float64)
 
 
-__all__ = ["activation_plan", "choose_range", "fake_quantize_weight", "weight_scales"]
+__all__ = [
+    "activation_plan",
+    "choose_range",
+    "fake_quantize_weight",
+    "symmetric_plan",
+    "weight_scales",
+    "wide_plan",
+]

@@ -20,7 +20,7 @@ WEIGHT_FORMS: Mapping[str, tuple[str, ...]] = {
     "int4": ("group", "channel"),
     "ternary": ("channel", "tensor"),
     "binary": ("channel", "tensor"),
-    "codebook": ("tensor", "channel"),
+    "codebook": ("tensor", "group"),
     "float16": ("tensor",),
 }
 #: What activations become: integers with ranges from calibration, integers with a range for
@@ -143,6 +143,14 @@ class Quantize:
                 where="quantize",
                 hint='leave out power_of_two, or give weights="int8/tensor"',
             )
+        if self.scheme in ("weight", "dynamic") and (self.power_of_two or self.equalize):
+            name = "power_of_two" if self.power_of_two else "equalize"
+            raise InputError(
+                f"{name} is for activations with ranges from calibration, and these are "
+                f"{self.activations!r}",
+                where="quantize",
+                hint=f'leave out {name}, or give activations="int8/tensor"',
+            )
         number = isinstance(self.percentile, int | float) and math.isfinite(self.percentile)
         if not number or not 50.0 < self.percentile <= 100.0:
             raise InputError(
@@ -237,7 +245,7 @@ def _weight_form(text: str) -> WeightForm:
     known = granularity in forms and (not size or granularity == "group")
     if (
         not known
-        or (name == "codebook" and not 1 <= bits <= 8)
+        or (name == "codebook" and not 1 <= bits <= CODEBOOK_BITS)
         or (granularity == "group" and group < 2)
     ):
         given = [f"{n}/{g}" for n, all_of in WEIGHT_FORMS.items() for g in all_of]

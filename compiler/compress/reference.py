@@ -22,6 +22,8 @@ MAX_SHIFT = 62
 #: Bits of the factors of `add` and `rescale`: times a difference of two 8-bit numbers (9 bits
 #: and a sign), twice, and one half, stays within 32 bits.
 FACTOR_BITS = 21
+#: The same where a tensor of 16 bits takes part.
+WIDE_FACTOR_BITS = 14
 INT32 = np.iinfo(np.int32)
 
 
@@ -62,18 +64,18 @@ def power_of_two(scales: npt.ArrayLike) -> int | None:
     return shift
 
 
-def small_factors(scales: Sequence[float]) -> tuple[tuple[int, ...], int]:
-    """Factors of 21 bits and one shift for `add` and `rescale`.
+def small_factors(scales: Sequence[float], bits: int = FACTOR_BITS) -> tuple[tuple[int, ...], int]:
+    """Factors of 21 bits, or fewer, and one shift for `add` and `rescale`.
 
     Equal powers of two become factors of 1, or of other powers of two, with the least shift.
 
     Raises:
-        ValueError: A scale is not a positive number below 2^20.
+        ValueError: A scale is not a positive number of fewer bits than the factors.
     """
-    if not all(math.isfinite(v) and 0 < v < 2.0**20 for v in scales):
-        raise ValueError("scales have to be positive numbers below 2^20")
-    shift = min(30, FACTOR_BITS - math.frexp(max(scales))[1])
-    if max(round(math.ldexp(v, shift)) for v in scales) >= 1 << FACTOR_BITS:
+    if not all(math.isfinite(v) and 0 < v < 2.0 ** (bits - 1) for v in scales):
+        raise ValueError(f"scales have to be positive numbers below 2^{bits - 1}")
+    shift = min(30, bits - math.frexp(max(scales))[1])
+    if max(round(math.ldexp(v, shift)) for v in scales) >= 1 << bits:
         shift -= 1
     factors = [round(math.ldexp(v, shift)) for v in scales]
     while shift > 0 and all(f % 2 == 0 for f in factors) and any(factors):
@@ -81,9 +83,7 @@ def small_factors(scales: Sequence[float]) -> tuple[tuple[int, ...], int]:
     return tuple(factors), shift
 
 
-def quantize_weight(
-    weight: Array, scales: Sequence[float], axis: int, low: int = -127
-) -> Array:
+def quantize_weight(weight: Array, scales: Sequence[float], axis: int, low: int = -127) -> Array:
     """Weights as int8 from -127 to 127, to the nearest, ties to the even one.
 
     Args:

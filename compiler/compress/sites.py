@@ -9,12 +9,12 @@ name of the operator that gives it; an input of the model is ``input:`` and its 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from compiler.frontend.provenance import module_of
-from schedules.tvm_adapter import GenericConst, ir, relax
+from schedules.tvm_adapter import GenericConst, IRModule, ir, relax, tirx
 
 #: Operators that compute with a weight: their second argument.
 WEIGHTED = frozenset({"nn.conv1d", "nn.conv2d", "nn.conv2d_transpose", "matmul"})
@@ -82,7 +82,7 @@ def plain_graph(module: Any, name_of: NameOf) -> PlainGraph:
         module: The module after `DecomposeOpsForInference`, before any layout is chosen.
         name_of: Gives the parameter's name of a constant, as `ParameterTable.name_of`.
     """
-    function = module["main"]
+    function = _without_splits(module)
     taken: set[str] = set()
     names: dict[Any, str] = {}
 
@@ -112,6 +112,56 @@ def plain_graph(module: Any, name_of: NameOf) -> PlainGraph:
             sites.append(Site(name, kind, binding.var, value, data))
     outputs = tuple(names[v] for v in operands(function.body.body))
     return PlainGraph(function, tuple(sites), names, inputs, outputs, name_of)
+
+
+@relax.expr_functor.mutator
+class _Slices(relax.PyExprMutator):
+    """Takes the parts of splits apart."""
+
+    def __init__(self, module: IRModule, splits: Mapping[Any, Any]) -> None:
+        super().__init__(module)
+        self.splits = splits
+
+    def visit_tuple_getitem_(self, op: Any) -> Any:
+        """A slice in place of a part of a split."""
+        split = self.splits.get(op.tuple_value)
+        if split is None:
+            return super().visit_tuple_getitem_(op)
+        return self.builder_.normalize(_slice(self.visit_expr(split.args[0]), split, int(op.index)))
+
+
+def _without_splits(module: IRModule) -> Any:
+    """``main`` with a slice of its own for each part of a split that is read.
+
+    A plan speaks of tensors, not of tuples of them.
+    """
+    function = module["main"]
+    splits = {
+        binding.var: binding.value
+        for block in function.body.blocks
+        for binding in block.bindings
+        if operator_name(binding.value) == "split" and _known_parts(binding.value)
+    }
+    if not splits:
+        return function
+    return relax.analysis.remove_all_unused(_Slices(module, splits).visit_expr(function))
+
+
+def _known_parts(split: Any) -> bool:
+    shape = split.args[0].ty.shape.values
+    return isinstance(shape[int(split.attrs.axis) % len(shape)], tirx.IntImm)
+
+
+def _slice(data: Any, split: Any, index: int) -> Any:
+    shape, parts = data.ty.shape.values, split.attrs.indices_or_sections
+    axis = int(split.attrs.axis) % len(shape)
+    extent = int(shape[axis])
+    if hasattr(parts, "__len__"):
+        edges = [0, *(int(v) for v in parts), extent]
+    else:
+        step = -(-extent // int(parts))
+        edges = [min(i * step, extent) for i in range(int(parts) + 1)]
+    return relax.op.strided_slice(data, [axis], [edges[index]], [edges[index + 1]])
 
 
 def operator_name(expr: Any) -> str:

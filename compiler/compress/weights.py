@@ -6,10 +6,12 @@ order; scales are left to be derived when the plan is applied. Nothing here look
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from compiler.compress.apply.compressed import WEIGHTS, is_depthwise, usable
-from compiler.compress.groups import check_keep, is_under
+from compiler.compress.few_bits import ends_of
+from compiler.compress.groups import Group, check_keep, is_under
 from compiler.compress.plan import CompressionPlan, ModelIdentity, OperatorPlan, WeightPlan
 from compiler.compress.recipe import Quantize
 from compiler.compress.sites import PlainGraph, Site
@@ -28,10 +30,21 @@ def weight_plan(graph: PlainGraph, identity: ModelIdentity, recipe: Quantize) ->
         InputError: `recipe.keep` names no layer.
     """
     check_keep(graph, recipe.keep)
+    few = recipe.weight_form.dtype in ("ternary", "binary")
+    ends = _ends(graph) if few and recipe.ends != "same" else frozenset()
     operators = {
-        site.name: _operator(graph, site, recipe) for site in graph.sites if site.kind
-    }  # fmt: skip
+        site.name: _operator(graph, site, recipe, end=site.name in ends)
+        for site in graph.sites
+        if site.kind
+    }
     return CompressionPlan(identity, recipe.to_dict(), {}, operators)
+
+
+def _ends(graph: PlainGraph) -> frozenset[str]:
+    """Names of the first and of the last operators with weights."""
+    groups = tuple(Group(site) for site in graph.sites)
+    first, last = ends_of(graph, groups)
+    return frozenset((*first, *last))
 
 
 def with_tables(plan: CompressionPlan, graph: PlainGraph, recipe: Quantize) -> CompressionPlan:
@@ -50,8 +63,14 @@ def with_tables(plan: CompressionPlan, graph: PlainGraph, recipe: Quantize) -> C
     return plan
 
 
-def _operator(graph: PlainGraph, site: Site, recipe: Quantize) -> OperatorPlan:
+def _operator(
+    graph: PlainGraph, site: Site, recipe: Quantize, *, end: bool = False
+) -> OperatorPlan:
     weight, why = _weight(graph, site, recipe)
+    if end and weight is not None:
+        why = f"one of the first or last layers: {recipe.ends}"
+        weight = replace(weight, dtype="int8", granularity="channel", method="mse")
+        weight = None if recipe.ends == "float32" else weight
     precision = "float32" if weight is None else "weight"
     if weight is not None and recipe.scheme == "dynamic" and site.kind != "take":
         if site.kind == "matmul":

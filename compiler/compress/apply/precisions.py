@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from compiler.compress.apply import binary, tensors, weighted
+from compiler.compress.apply import attention, binary, compressed, tensors, weighted
 from compiler.compress.apply.quantizer import Applied, Constants, Handler, Quantizer
 from compiler.compress.plan import CompressionPlan
 from compiler.compress.sites import plain_graph
@@ -13,7 +13,8 @@ from schedules.tvm_adapter import IRModule, relax
 #: By precision and Relax operator. A new precision is a file beside this one with a table of
 #: its own, joined here.
 HANDLERS: Mapping[tuple[str, str], Handler] = {
-    **weighted.HANDLERS, **tensors.HANDLERS, **binary.HANDLERS,
+    **weighted.HANDLERS, **tensors.HANDLERS, **attention.HANDLERS, **binary.HANDLERS,
+    **compressed.HANDLERS,
 }  # fmt: skip
 
 

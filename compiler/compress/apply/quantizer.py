@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from compiler.compress import low_bits, reference
 from compiler.compress.apply.facts import along, clip_limits, clip_real, scale_inputs
+from compiler.compress.apply.floats import sum_in_order
 from compiler.compress.operators import call
 from compiler.compress.plan import (
     FLOATS,
@@ -97,8 +98,8 @@ class Quantizer:
         stored: Integer variables by the plan's name of the tensor.
         flags: Tensors of which only signs are read, as 0 and 1 for negative and positive.
         real: Expressions for the original variables, in float32.
-    """
         rows: Tensors quantized row by row at run time, by name: scales, and integers.
+    """
 
     def __init__(
         self,
@@ -114,8 +115,8 @@ class Quantizer:
         self.flags: dict[str, Any] = {}
         self.packed: dict[tuple[str, int, float], Any] = {}
         self.real: dict[Any, Any] = {}
-        self.applied = Applied()
         self.rows: dict[str, tuple[Any, Any]] = {}
+        self.applied = Applied()
         self.variables: dict[str, Any] = {}
         for variable, name in graph.names.items():
             self.variables.setdefault(name, variable)
@@ -157,7 +158,7 @@ class Quantizer:
         if operator is None or operator.precision in FLOATS:
             if site.kind:
                 self.applied.real.append(site.name)
-            value = self.substitute(site.value)
+            value = sum_in_order(self.substitute(site.value), site)
             self.real[site.variable] = self.emit(value, site)
             return
         handler = self.handlers.get((operator.precision, site.kind))
@@ -199,6 +200,8 @@ class Quantizer:
 
     def narrow(self, name: str) -> Any:
         """A tensor of the plan as integers."""
+        if name not in self.stored and base(name) in self.stored:
+            self.stored[name] = self.narrowed(name)
         if name not in self.stored:
             tensor = self.plan.tensors[name]
             low, high = tensor.limits
@@ -206,7 +209,7 @@ class Quantizer:
             inverse = float(np.float32(1) / np.float32(tensor.scale))
             self.stored[name] = self.builder.emit(
                 call(
-                    "quantize", self.wide(self.variables[name]), inverse=inverse,
+                    "quantize", self.wide(self.variables[base(name)]), inverse=inverse,
                     zero_point=tensor.zero_point, low=low, high=high, dtype=tensor.dtype,
                 )
             )  # fmt: skip
@@ -248,6 +251,32 @@ class Quantizer:
             )
         return self.sign_only[name]
 
+    def narrowed(self, name: str) -> Any:
+        """The form in 8 bits of a tensor that is stored in 16."""
+        source, result = self.plan.tensors[base(name)], self.plan.tensors[name]
+        ratio = float(source.scale) / result.scale
+        try:
+            (factor,), shift = reference.small_factors([ratio], reference.WIDE_FACTOR_BITS)
+        except ValueError as error:
+            raise PlanError(
+                "its scales in 16 and in 8 bits are too far apart", where=name
+            ) from error
+        low, high = result.limits
+        value = call(
+            "rescale", self.stored[base(name)], zero_in=source.zero_point, factor=factor,
+            shift=shift, zero_point=result.zero_point, low=low, high=high, dtype=result.dtype,
+        )  # fmt: skip
+        return self.builder.emit(value)
+
+    def fixed(self, site: Site, constant: Any) -> tuple[Any, TensorPlan]:
+        """A constant that an operator reads beside activations, in 16 bits."""
+        value = np.from_dlpack(constant.value).astype(np.float64)
+        largest = float(np.abs(value).max(initial=0.0)) or 1.0
+        scale = float(np.float32(largest / LIMITS["int16"][1]))
+        stored = np.clip(np.rint(value / scale), *LIMITS["int16"]).astype(np.int16)
+        plan = TensorPlan("int16", scale, 0, "constant")
+        return self.constants.constant(stored, f"{self.owner(site)}.constant"), plan
+
     def substitute(self, expr: Any) -> Any:
         """An expression of float32 on the new variables."""
         if isinstance(expr, relax.Var):
@@ -288,6 +317,8 @@ class Quantizer:
             )  # fmt: skip
         else:
             stored = reference.quantize_weight(real, plan.scales, plan.axis, plan.low)
+            limit = WEIGHT_LIMITS[plan.dtype]
+            stored = stored if limit == WEIGHT_LIMIT else np.clip(stored, -limit, limit)
             scales = plan.scales
         return stored, np.broadcast_to(np.asarray(scales, np.float64), (channels,))
 
@@ -317,8 +348,6 @@ class Quantizer:
                 if len(constants) != 1 or low > -math.inf or high < math.inf:
                     raise self.error(step, "it is no bias in front of an activation")
                 added = np.from_dlpack(constants[0].value).astype(np.float64).reshape(-1)
-            limit = WEIGHT_LIMITS[plan.dtype]
-            stored = stored if limit == WEIGHT_LIMIT else np.clip(stored, -limit, limit)
                 if added.size not in (1, channels):
                     raise self.error(step, f"a bias of {added.size} for {channels} channels")
                 bias = np.broadcast_to(added, (channels,)) + (0 if bias is None else bias)
@@ -463,24 +492,36 @@ class Quantizer:
         low, high = self.limits(tensor, epilogue)
         return {"zero_point": tensor.zero_point, "low": low, "high": high, "dtype": tensor.dtype}
 
-    def two(self, site: Site, operator: OperatorPlan) -> tuple[str, str]:
-        """The names of an operator's two activations."""
-        if len(operator.inputs) != 2:
-            raise self.error(site, f"{site.kind} on integers needs two activations")
-        return operator.inputs[0], operator.inputs[1]
-
     def factors(
-        self, site: Site, scales: tuple[float, ...], result: float
+        self, site: Site, sources: tuple[TensorPlan, ...], result: TensorPlan
     ) -> tuple[tuple[int, ...], int]:
         """Small integer factors and a shift that bring scales to that of a result."""
+        wide = any(s.dtype == "int16" for s in sources)
+        bits = reference.WIDE_FACTOR_BITS if wide else reference.FACTOR_BITS
         try:
-            return reference.small_factors([float(s) / result for s in scales])
+            return reference.small_factors([float(s.scale) / result.scale for s in sources], bits)
         except ValueError:
             raise self.error(site, "its scales are too far from that of its result") from None
 
-    def rescaled(self, site: Site, name: str, result: TensorPlan, **limits: int) -> Any:
-        """A tensor at the scale of another one; as it is where they are the same."""
-        source = self.tensor(name)
+    def rescaled(
+        self,
+        site: Site,
+        name: str,
+        result: TensorPlan,
+        *,
+        source: TensorPlan | None = None,
+        **limits: int,
+    ) -> Any:
+        """A tensor at the scale of another one; as it is where they are the same.
+
+        Args:
+            site: The operator.
+            name: The tensor.
+            result: What it becomes.
+            source: What its stored values mean, if not what the plan says.
+            limits: Least and greatest stored value, ``low`` and ``high``.
+        """
+        source = source or self.tensor(name)
         data = self.narrow(name)
         least, greatest = result.limits
         low, high = limits.get("low", least), limits.get("high", greatest)
@@ -489,7 +530,7 @@ class Quantizer:
         )  # fmt: skip
         if same and (low, high) == (least, greatest):
             return data
-        (factor,), shift = self.factors(site, (source.scale,), result.scale)
+        (factor,), shift = self.factors(site, (source,), result)
         value = call(
             "rescale", data, zero_in=source.zero_point, factor=factor, shift=shift,
             zero_point=result.zero_point, low=low, high=high, dtype=result.dtype,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,38 +13,67 @@ from compiler.compress import reference
 from compiler.compress.apply.facts import MOVES, TABLES, average_window, clip_limits, known
 from compiler.compress.apply.quantizer import Epilogue, Handler, Quantizer
 from compiler.compress.operators import call
-from compiler.compress.plan import OperatorPlan
+from compiler.compress.plan import OperatorPlan, TensorPlan
 from compiler.compress.sites import Site
-from schedules.tvm_adapter import relax
+from schedules.tvm_adapter import GenericConst, relax
+
+
+def _two(q: Quantizer, site: Site, operator: OperatorPlan) -> list[tuple[Any, TensorPlan]]:
+    """Both operands of an operator, in the order of its arguments: activations or a constant."""
+    names = iter(operator.inputs)
+    found = []
+    for argument in site.value.args:
+        if isinstance(argument, GenericConst):
+            found.append(q.fixed(site, argument))
+        elif (name := next(names, None)) is not None:
+            found.append((q.narrow(name), q.tensor(name)))
+    if len(found) != 2 or next(names, None) is not None:
+        raise q.error(site, f"{site.kind} on integers needs two activations, or a constant")
+    return found
 
 
 def add(q: Quantizer, site: Site, operator: OperatorPlan) -> Any:
     """The sum of two tensors."""
-    names = q.two(site, operator)
-    a, b = (q.tensor(name) for name in names)
+    (left, a), (right, b) = _two(q, site, operator)
     bounds, result = q.bounds(site, operator), q.result(site, operator)
-    (left, right), shift = q.factors(site, (a.scale, b.scale), result.scale)
+    factors, shift = q.factors(site, (a, b), result)
     value = call(
-        "add", *(q.narrow(n) for n in names), zero_a=a.zero_point, factor_a=left,
-        zero_b=b.zero_point, factor_b=right, shift=shift, **bounds,
+        "add", left, right, zero_a=a.zero_point, factor_a=factors[0],
+        zero_b=b.zero_point, factor_b=factors[1], shift=shift, **bounds,
     )  # fmt: skip
     return q.emit(value, site)
 
 
 def multiply(q: Quantizer, site: Site, operator: OperatorPlan) -> Any:
-    """The product of two tensors, element by element."""
-    names = q.two(site, operator)
-    a, b = (q.tensor(name) for name in names)
+    """The product of two tensors, element by element; by a number it may be the tensor itself."""
     bounds, result = q.bounds(site, operator), q.result(site, operator)
+    factor = _number_beside(site)
+    if factor is not None and len(operator.inputs) == 1:
+        source = q.tensor(operator.inputs[0])
+        if not math.isfinite(factor) or factor <= 0:
+            raise q.error(site, f"a factor of {factor:g} has no integer form")
+        scaled = replace(source, scale=float(np.float32(source.scale * factor)), shared_with="")
+        limits = {"low": bounds["low"], "high": bounds["high"]}
+        return q.rescaled(site, operator.inputs[0], result, source=scaled, **limits)
+    (left, a), (right, b) = _two(q, site, operator)
     ratio = float(a.scale) * b.scale / result.scale
-    if ratio * 2.0**16 > 2.0**30:
+    largest = math.prod(2.0 ** (16 if t.dtype == "int16" else 9) for t in (a, b))
+    if ratio * largest > 2.0**31:
         raise q.error(site, "its results are too large for the scale of its output")
     multiplier, shift = reference.fixed_point([ratio])
     value = call(
-        "multiply", *(q.narrow(n) for n in names), zero_a=a.zero_point,
-        zero_b=b.zero_point, multiplier=int(multiplier[0]), shift=shift, **bounds,
+        "multiply", left, right, zero_a=a.zero_point, zero_b=b.zero_point,
+        multiplier=int(multiplier[0]), shift=shift, **bounds,
     )  # fmt: skip
     return q.emit(value, site)
+
+
+def _number_beside(site: Site) -> float | None:
+    """The one number that an activation is multiplied with; None for anything else."""
+    constant = next((a for a in site.value.args if isinstance(a, GenericConst)), None)
+    if constant is None or np.from_dlpack(constant.value).size != 1:
+        return None
+    return float(np.from_dlpack(constant.value).reshape(()))
 
 
 def clip(q: Quantizer, site: Site, operator: OperatorPlan) -> Any:
@@ -57,12 +88,21 @@ def clip(q: Quantizer, site: Site, operator: OperatorPlan) -> Any:
 
 
 def concat(q: Quantizer, site: Site, operator: OperatorPlan) -> Any:
-    """Tensors joined, each brought to the scale of the result."""
+    """Tensors joined, each brought to the scale of the result; constants are stored at it."""
     fields = site.value.args[0]
-    if not isinstance(fields, relax.Tuple) or len(operator.inputs) != len(fields.fields):
-        raise q.error(site, "it does not concatenate the plan's tensors")
     result = q.result(site, operator)
-    parts = [q.rescaled(site, name, result) for name in operator.inputs]
+    names = iter(operator.inputs)
+    parts = []
+    for part in fields.fields if isinstance(fields, relax.Tuple) else ():
+        if isinstance(part, GenericConst):
+            value = np.from_dlpack(part.value).astype(np.float64)
+            stored = np.clip(np.rint(value / result.scale) + result.zero_point, *result.limits)
+            constant = stored.astype(result.dtype)
+            parts.append(q.constants.constant(constant, f"{q.owner(site)}.constant"))
+        elif (name := next(names, None)) is not None:
+            parts.append(q.rescaled(site, name, result))
+    if not parts or len(parts) != len(fields.fields) or next(names, None) is not None:
+        raise q.error(site, "it does not concatenate the plan's tensors")
     return q.emit(relax.op.concat(parts, site.value.attrs.axis), site)
 
 

@@ -9,14 +9,15 @@ import numpy as np
 import numpy.typing as npt
 
 from compiler.compress import reference
+from compiler.compress.apply.attention import is_weights, product_of_weights
 from compiler.compress.apply.facts import known, symmetric
 from compiler.compress.apply.quantizer import Handler, Quantizer
 from compiler.compress.plan import WEIGHT_BITS, OperatorPlan, WeightPlan
 from compiler.compress.sites import Site
 from schedules.tvm_adapter import relax
 
-
 Array = npt.NDArray[Any]
+
 
 def convolution(q: Quantizer, site: Site, operator: OperatorPlan) -> Any:
     """A convolution in one or two dimensions, padded with the zero point first."""
@@ -62,6 +63,8 @@ def matmul(q: Quantizer, site: Site, operator: OperatorPlan) -> Any:
 
 def product(q: Quantizer, site: Site, operator: OperatorPlan) -> Any:
     """A product of two activations, the right one symmetric."""
+    if is_weights(q, operator.inputs[0]):
+        return product_of_weights(q, site, operator)
     left, right = (q.tensor(name) for name in operator.inputs)
     if left.zero_point or right.zero_point or right.dtype != "int8":
         raise q.error(
@@ -83,14 +86,14 @@ def product(q: Quantizer, site: Site, operator: OperatorPlan) -> Any:
     return q.requantize(site, operator, sums, scales, -1, np.zeros(1, np.int64), bound, epilogue)
 
 
-HANDLERS: Mapping[tuple[str, str], Handler] = {
-    ("int8", "nn.conv1d"): convolution,
-    ("int8", "nn.conv2d"): convolution,
 def _constant(q: Quantizer, plan: WeightPlan, stored: Array) -> Any:
     """The integers of a weight, which kernels store in as many bits as they need."""
     q.applied.weights[plan.parameter] = stored.size * WEIGHT_BITS[plan.dtype] // 8
     return q.constants.constant(stored, plan.parameter, "" if plan.dtype == "int8" else plan.dtype)
 
 
+HANDLERS: Mapping[tuple[str, str], Handler] = {
+    ("int8", "nn.conv1d"): convolution,
+    ("int8", "nn.conv2d"): convolution,
     ("int8", "matmul"): matmul,
 }
