@@ -27,7 +27,6 @@ from compiler.package import Bundle, read_bundle
 from compiler.package.atomic import PrivateFolder
 from compiler.package.bundle import compare_arrays
 from compiler.quantization import (
-    QUANTIZED_TOLERANCE,
     Metric,
     QuantizeOption,
     Request,
@@ -36,7 +35,9 @@ from compiler.quantization import (
     golden_outputs,
     make_plan,
     metric_of,
+    quantized_tolerance,
     read_request,
+    settle_request,
 )
 from compiler.report import Report, compare
 from compiler.report import measure as measure_report
@@ -105,7 +106,8 @@ def compile(  # noqa: A001 - the name users expect
         measure: Measure the latency report. Without it, `Bundle.report` is None.
         tolerance: Largest error against PyTorch on the example inputs that is accepted,
             relative to the largest magnitude of an output; by default 0.01, in bfloat16 0.05,
-            quantized 0.5, which only tells nonsense: give `evaluate` to judge accuracy.
+            quantized 0.5, which only tells nonsense: give `evaluate` to judge accuracy. With
+            weights of one or two bits any finite number is accepted.
             Integer outputs are left out.
         progress: Called as ``progress(stage, step)`` when a step begins.
         tune: Search for faster kernels first, and keep them as records: a time such as
@@ -154,8 +156,6 @@ def compile(  # noqa: A001 - the name users expect
         precision=precision,
         dynamic=dynamic_batch or dynamic_shapes is not None,
     )  # fmt: skip
-    if tolerance is None:
-        tolerance = TOLERANCES[precision] if request is None else QUANTIZED_TOLERANCE
     spec = choose_target(target, measure=measure)
     if evaluate is not None and missing_features(spec):
         raise InputError(
@@ -176,12 +176,15 @@ def compile(  # noqa: A001 - the name users expect
     )
     with log.time("frontend", "reference outputs"):
         expected = source.reference()
+    request = settle_request(request, imported)
     plan, calibrated, golden = None, None, expected
     if request is not None:
         with _as_compile_error("compress", spec):
             plan, calibrated = make_plan(request, imported, spec, log, progress)
             if not runs_here:
                 golden = golden_outputs(imported, spec, plan, source, log)
+    if tolerance is None:
+        tolerance = TOLERANCES[precision] if plan is None else quantized_tolerance(plan)
     if search is not None:
         with _as_compile_error("tune", spec):
             result = search_kernels(
@@ -305,7 +308,7 @@ def tune_model(
     _, imported = _import(
         model, example_inputs, dynamic_shapes, name, log, dynamic_batch=dynamic_batch
     )
-    plan = None
+    request, plan = settle_request(request, imported), None
     if request is not None:
         with _as_compile_error("compress", spec):
             plan, _ = make_plan(request, imported, spec, log, progress)

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from compiler.compress.plan import CompressionPlan, OperatorPlan, model_identity
+from compiler.compress.plan import (
+    FLOATS,
+    CompressionPlan,
+    ModelIdentity,
+    OperatorPlan,
+    model_identity,
+)
 from compiler.compress.recipe import Quantize
 from compiler.errors import CalibrationError, InputError, TilewrightError
 from compiler.report.model import Figure, LayerRow
@@ -22,7 +29,7 @@ if TYPE_CHECKING:
 
     from compiler.compress.calibrate import Calibration
     from compiler.source import Source
-    from compiler.stages import Imported, StageLog
+    from compiler.stages import Imported, QuantizedElsewhere, StageLog
     from targets.spec import TargetSpec
 
     Array = npt.NDArray[np.generic]
@@ -34,6 +41,20 @@ Metric: TypeAlias = "Callable[[Callable[..., Any]], float]"
 #: Largest error against PyTorch in float32 that is accepted by default: a check against
 #: nonsense. Whether int8 is accurate enough only a metric can say.
 QUANTIZED_TOLERANCE = 0.5
+
+
+#: Ways to store weights with which a network is another function unless it is trained so.
+_FEW_BITS = frozenset({"ternary", "binary"})
+
+
+def quantized_tolerance(plan: CompressionPlan) -> float:
+    """Largest error against the float32 model that is accepted where the user gives none.
+
+    With weights of one or two bits the float32 model is what training started from, not what
+    it made: its outputs tell nothing but numbers from what is none.
+    """
+    weights = (o.weight for o in plan.operators.values() if o.weight is not None)
+    return math.inf if any(w.dtype in _FEW_BITS for w in weights) else QUANTIZED_TOLERANCE
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +91,10 @@ def read_request(
         FileError: It cannot be read.
     """
     if quantize is None:
-        if calibration is not None or evaluate is not None:
-            given = "calibration" if calibration is not None else "evaluate"
-            raise InputError(
-                f"{given} was given, but nothing is to be quantized",
-                where=given,
-                hint='add quantize="int8", or leave it out',
-            )
-        return None
+        if calibration is not None:
+            raise _nothing_to_quantize("calibration")
+        # A model that was quantized elsewhere can be judged, too: `settle_request` looks.
+        return None if evaluate is None else Request(None, None, None, evaluate)
     recipe: Quantize | None = None
     plan: CompressionPlan | None = None
     if isinstance(quantize, CompressionPlan):
@@ -98,11 +115,19 @@ def read_request(
             where="evaluate",
             hint="give a function that takes run(*inputs) and returns a number",
         )
-    if dynamic:
+    if dynamic and (recipe is None or recipe.needs_calibration):
         raise CalibrationError(
             "static quantization needs fixed sizes, and some are to vary",
             where="quantize",
-            hint="leave out dynamic_shapes and dynamic_batch",
+            hint="leave out dynamic_shapes and dynamic_batch, or compress weights only: "
+            'quantize="int8-weights"',
+        )
+    if recipe is not None and not recipe.needs_calibration and calibration is not None:
+        raise InputError(
+            f"weights={recipe.weights!r} with activations={recipe.activations!r} need no samples, "
+            "and calibration was given",
+            where="calibration",
+            hint='leave it out, or give activations="int8/tensor"',
         )
     if recipe is not None and recipe.needs_calibration and calibration is None:
         raise CalibrationError(
@@ -118,6 +143,31 @@ def read_request(
             hint='leave it out, or give quantize="int8" to make a new plan',
         )
     return Request(recipe, plan, calibration, evaluate)
+
+
+def settle_request(request: Request | None, imported: Imported) -> Request | None:
+    """What is to be done, now that the model is known.
+
+    A model that was quantized elsewhere brings a plan of its own, unless another one is asked
+    for.
+
+    Raises:
+        InputError: There is a metric, and nothing is to be quantized.
+    """
+    nothing = request is None or (request.recipe is None and request.plan is None)
+    if imported.quantized is None:
+        if nothing and request is not None:
+            raise _nothing_to_quantize("evaluate")
+        return request
+    return request or Request(None, None, None, None)
+
+
+def _nothing_to_quantize(given: str) -> InputError:
+    return InputError(
+        f"{given} was given, but nothing is to be quantized",
+        where=given,
+        hint='add quantize="int8", or leave it out',
+    )
 
 
 def make_plan(
@@ -143,9 +193,11 @@ def make_plan(
     """
     from compiler.compress.calibrate import calibrate
     from compiler.compress.samples import check_static, read_samples
+    from compiler.compress.weights import weight_plan, with_tables
     from compiler.lower.plain import plain_graph_of
 
-    check_static(imported.inputs)
+    if request.recipe is None or request.recipe.needs_calibration:
+        check_static(imported.inputs)
     identity = model_identity(
         imported.name, imported.parameters, [(s.name, s.shape, s.dtype) for s in imported.inputs]
     )
@@ -156,15 +208,16 @@ def make_plan(
                 warnings.warn(remark, UserWarning, stacklevel=4)
                 detail.append(remark)
         return request.plan, None
+    if request.recipe is None and imported.quantized is not None:
+        return _plan_of_program(imported, imported.quantized, target, identity, log), None
     if request.recipe is None:
         raise InputError("there is neither a plan nor calibration", where="quantize")
-    if (request.recipe.scheme, request.recipe.weight_form.dtype) != ("int8", "int8"):
-        raise InputError(
-            f"weights={request.recipe.weights!r} with activations="
-            f"{request.recipe.activations!r} cannot be planned in this release",
-            where="quantize",
-            hint='give quantize="int8"',
-        )
+    recipe = request.recipe
+    if recipe.scheme in ("weight", "dynamic"):
+        with log.time("compress", "plan of weights") as detail:
+            plan = weight_plan(plain_graph_of(imported, target), identity, recipe)
+            detail.append(_describe_weights(plan))
+        return plan, None
     if request.calibration is None:
         raise InputError("there is neither a plan nor calibration", where="quantize")
     with log.time("compress", "plain graph"):
@@ -182,7 +235,42 @@ def make_plan(
             f"{result.samples} samples; {integers} of {len(result.plan.operators)} operators int8"
         )
         detail.extend(result.notes)
-    return result.plan, result
+    plan = with_tables(result.plan, graph, recipe)
+    return plan, replace(result, plan=plan)
+
+
+def _describe_weights(plan: CompressionPlan) -> str:
+    """One line for the log."""
+    counts = Counter(
+        f"{o.weight.dtype} {o.precision}" for o in plan.operators.values() if o.weight is not None
+    )
+    if not counts:
+        return "nothing is compressed: no operator has a weight of its own"
+    return ", ".join(f"{n} {what}" for what, n in sorted(counts.items()))
+
+
+def _plan_of_program(
+    imported: Imported,
+    quantized: QuantizedElsewhere,
+    target: TargetSpec,
+    identity: ModelIdentity,
+    log: StageLog,
+) -> CompressionPlan:
+    from compiler.compress.imported import imported_plan
+    from compiler.lower.plain import plain_graph_of
+
+    with log.time("compress", "plan of the program") as detail:
+        marked = plain_graph_of(replace(imported, module=quantized.module), target)
+        found = imported_plan(
+            plain_graph_of(imported, target), marked, quantized.weights, identity, quantized.source
+        )
+        compressed = [o for o in found.plan.operators.values() if o.precision not in FLOATS]
+        detail.append(
+            f"as {quantized.source} quantized it: {len(compressed)} of "
+            f"{len(found.plan.operators)} operators"
+        )
+        detail.extend(found.notes)
+    return found.plan
 
 
 def metric_of(evaluate: Metric, run: Callable[..., Any], what: str) -> float:
@@ -322,5 +410,7 @@ __all__ = [
     "golden_outputs",
     "make_plan",
     "metric_of",
+    "quantized_tolerance",
     "read_request",
+    "settle_request",
 ]

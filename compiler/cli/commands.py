@@ -42,7 +42,7 @@ from compiler.cli.tables import (
     verification_text,
 )
 from compiler.codec import encode
-from compiler.errors import BundleError, NotTunedError
+from compiler.errors import BundleError, InputError, NotTunedError
 
 if TYPE_CHECKING:
     from compiler.package import Bundle
@@ -152,8 +152,8 @@ def compile_(
         raise click.UsageError("--no-records excludes --records and --tune")
     tune = Tune.parse(tune_text)
     recipe = read_recipe(quantize, keep)
-    if save_plan is not None and recipe is None:
-        raise click.UsageError("--save-plan belongs to --quantize")
+    if save_plan is not None and recipe is None and not model.endswith(".pt2"):
+        raise click.UsageError("--save-plan belongs to --quantize, or to a quantized .pt2 file")
     spec = choose_target(target_argument(target), measure=measure)
     given = read_inputs(inputs)
     # Before the minutes of work, not after.
@@ -205,7 +205,13 @@ def compile_(
         path = bundle.save(output or Path(f"{_file_name(bundle.name)}.tw"), folder=folder)
         if html is not None and bundle.report is not None:
             bundle.report.to_html(html)
-        if save_plan is not None and bundle.plan is not None:
+        if save_plan is not None:
+            if bundle.plan is None:
+                raise InputError(
+                    "there is no plan to save: the program is not quantized",
+                    where="--save-plan",
+                    hint="add --quantize int8",
+                )
             bundle.plan.save(save_plan)
     size = _size_of(path)
     if session.json:
