@@ -19,6 +19,7 @@ from schedules.records import (
 )
 from schedules.records.features import relevant_features
 from schedules.records.ranking import Machine, by_machine
+from schedules.records.record import Label
 
 if TYPE_CHECKING:
     from compiler.lower.tasks import Task
@@ -54,6 +55,7 @@ class Keeper:
         runner: How they run.
         session: ID of the run.
         versions: See `versions`.
+        label: Whether latencies are measured or simulated.
 
     Attributes:
         written: IDs of the records written, in order.
@@ -69,7 +71,9 @@ class Keeper:
         runner: str,
         session: str,
         versions: Mapping[str, str],
+        label: Label = "measured",
     ) -> None:
+        self._label = label
         self.written: list[str] = []
         self._store = store
         self._stores = stores
@@ -145,7 +149,7 @@ class Keeper:
             choice=best.choice,
             structural_hash=task.structural_hash,
             flops=float(task.flops),
-            measurement=Measurement.of(best.outcome.samples_ns),
+            measurement=Measurement.of(best.outcome.samples_ns, self._label),
             provenance=replace(here, cpu=self._cpu),
             baseline=baseline,
             check=Check(best.outcome.max_relative_error, best.outcome.tolerance),

@@ -192,6 +192,7 @@ class _Session:
             runner=measurer.runner,
             session=self._id,
             versions=versions,
+            label=getattr(measurer, "label", "measured"),
         )
         self._split = TimeSplit()
         self._trials = self._rejected = self._failed = self._resumed = 0

@@ -10,6 +10,7 @@ from types import MappingProxyType
 
 from schedules.workload import Workload
 from targets.spec import TargetSpec
+from targets.vta.config import vta_config
 
 #: Of every arithmetic; the vectors' width is compared beside them.
 _ALWAYS = frozenset(
@@ -36,7 +37,12 @@ _OF_DTYPE: Mapping[str, frozenset[str]] = MappingProxyType(
 
 
 def relevant_features(workload: Workload, spec: TargetSpec) -> frozenset[str]:
-    """The features of `spec` that matter to `workload`; all of them for a dtype not known here."""
+    """The features of `spec` that matter to `workload`; all of them for a dtype not known here.
+
+    A VTA's are its widths and sizes.
+    """
+    if spec.family == "vta":
+        return frozenset(f"{name}={value}" for name, value in vta_config(spec).shape().items())
     wanted: frozenset[str] = _ALWAYS
     for dtype in workload.dtypes:
         if dtype not in _OF_DTYPE:

@@ -56,10 +56,10 @@ class Machine:
 
 
 def by_machine(records: Iterable[Record]) -> dict[Machine, list[Record]]:
-    """Measured records of one workload, machine by machine, best first in each."""
+    """Measured or simulated records of one workload, machine by machine, best first in each."""
     groups: defaultdict[Machine, list[Record]] = defaultdict(list)
     for record in records:
-        if record.measurement.label == "measured":
+        if record.measurement.label != "estimated":
             groups[Machine.of(record)].append(record)
     return {machine: ranked(group) for machine, group in groups.items()}
 

@@ -16,7 +16,7 @@ from datetime import datetime, timezone
 from functools import cached_property, lru_cache
 from statistics import median
 from types import MappingProxyType
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, Literal, TypeAlias, cast, get_args
 
 from schedules.records.errors import RecordError
 from schedules.records.strict import Fields, canonical, frozen, parse, plain
@@ -31,9 +31,9 @@ from targets.spec import TargetSpec
 #: The only schema that this release writes and reads.
 SCHEMA = 1
 
-#: ``measured`` on the CPU that the record names, or ``estimated`` by a model. Only measured
-#: records are built from.
-Label: TypeAlias = Literal["measured", "estimated"]
+#: ``measured`` on the CPU that the record names, ``simulated`` by the simulator that it names, or
+#: ``estimated`` by a model. Nothing is built from estimates.
+Label: TypeAlias = Literal["measured", "simulated", "estimated"]
 
 _DATE = "%Y-%m-%dT%H:%M:%SZ"
 _ID = re.compile(r"[0-9a-f]{64}")
@@ -66,22 +66,22 @@ class Measurement:
     median: float
 
     def __post_init__(self) -> None:
-        _require(self.label in ("measured", "estimated"), f"the label is {self.label!r}")
+        _require(self.label in get_args(Label), f"the label is {self.label!r}")
         _require(len(self.samples) <= _MAX_SAMPLES, f"it has more than {_MAX_SAMPLES} samples")
         for value in (*self.samples, self.median):
             _require(0 < value < 1e15, f"a latency of {value!r} ns is impossible")
-        if self.label == "measured":
-            _require(bool(self.samples), "it is measured, but has no samples")
+        if self.label != "estimated":
+            _require(bool(self.samples), f"it is {self.label}, but has no samples")
             _require(median(self.samples) == self.median, "its median is not that of its samples")
         else:
             _require(not self.samples, "it is estimated, but has samples")
 
     @classmethod
-    def of(cls, samples_ns: Sequence[float]) -> Measurement:
+    def of(cls, samples_ns: Sequence[float], label: Label = "measured") -> Measurement:
         """A measurement; samples are kept to a tenth of a nanosecond."""
         samples = tuple(round(float(value), 1) for value in samples_ns)
-        _require(bool(samples), "it is measured, but has no samples")
-        return cls("measured", samples, median(samples))
+        _require(bool(samples), f"it is {label}, but has no samples")
+        return cls(label, samples, median(samples))
 
 
 @dataclass(frozen=True)
@@ -272,8 +272,9 @@ class Record:
         _check_choice(self.choice, "choice")
         _require(len(self.structural_hash) <= 100, "its structural hash is too long")
         _require(0 <= self.flops < 1e18, f"{self.flops!r} operations are impossible")
-        if self.measurement.label == "measured":
-            _require(self.check is not None, "it is measured, but its output was not checked")
+        if self.measurement.label != "estimated":
+            why = f"it is {self.measurement.label}, but its output was not checked"
+            _require(self.check is not None, why)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Record) and self.id == other.id

@@ -15,7 +15,7 @@ from schedules.vta.emitter import Emitter
 from schedules.vta.layers import Conv2d, Layer, MaxPool2d, Region
 from schedules.vta.packing import pack_tensor, packed_shape, unpack_tensor
 from schedules.vta.steps import CONSTANT_INPUT, IDENTITIES, UOPS, Chip, LayerSteps, Step
-from schedules.vta.stream import Stream
+from schedules.vta.stream import LimitError, Stream
 from schedules.vta.tiling import Layout, Tiling
 from schedules.vta.work import Refused, normalize
 from targets.errors import TargetError
@@ -147,7 +147,10 @@ def build_program(
     chip = Chip(config, arena.elements, arena.size)
     stream = Stream(config, arena.size)
     emitter = Emitter(stream)
-    emitter.run(_steps(layouts, chip))
+    try:
+        emitter.run(_steps(layouts, chip))
+    except LimitError as error:
+        raise LoweringError(str(error), where=f"region {region.name} on {config.name}") from error
     contents = {name: np.concatenate(pieces) for name, pieces in chip.constants.items()}
     buffers, contents, end = _constants(arena, contents, chip, config)
     names = {b.name: n for n, b in enumerate(buffers)}

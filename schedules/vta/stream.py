@@ -29,6 +29,10 @@ _LOAD, _COMPUTE, _STORE = Stage.LOAD, Stage.COMPUTE, Stage.STORE
 MOST_TOKENS = 96
 
 
+class LimitError(Exception):
+    """A program would go beyond what the hardware counts."""
+
+
 class _Places:
     """For each place of a memory the last write and the last reads, as counts of a queue."""
 
@@ -215,7 +219,7 @@ class Stream:
             # The token that many pushes before has to be taken when this one is pushed.
             popped = tokens[-1 - MOST_TOKENS][1]
             if self._clocks[source][count][target] < popped:
-                raise ValueError(
+                raise LimitError(
                     f"more than {MOST_TOKENS} tokens from {source.name} to {target.name} may be "
                     "outstanding"
                 )
@@ -234,4 +238,4 @@ class Stream:
         return view
 
 
-__all__ = ["MOST_TOKENS", "Stream"]
+__all__ = ["MOST_TOKENS", "LimitError", "Stream"]

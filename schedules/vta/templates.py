@@ -124,9 +124,9 @@ def _estimated(workload: Workload, tiling: Tiling, config: VtaConfig) -> float:
     return rough if parts > MOST_PARTS // 8 else max(rough, _estimate(layout))
 
 
-def least_cycles(workload: Workload, spec: TargetSpec) -> float:
+def least_cycles(workload: Workload, config: VtaConfig) -> float:
     """Cycles of the compute queue that no tiling can do without."""
-    return _least(skeleton(workload, vta_config(spec)))
+    return _least(skeleton(workload, config))
 
 
 def choose(

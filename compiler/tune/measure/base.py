@@ -62,7 +62,10 @@ Outcome: TypeAlias = Measured | Rejected | Failed
 
 @runtime_checkable
 class Measurer(Protocol):
-    """Builds and times candidates. Nothing that a candidate does may end the search."""
+    """Builds and times candidates. Nothing that a candidate does may end the search.
+
+    A measurer whose latencies are simulated says so: its attribute ``label`` is ``simulated``.
+    """
 
     @property
     def runner(self) -> str:
