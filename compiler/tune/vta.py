@@ -25,7 +25,7 @@ from schedules.records import Cpu, RecordStore
 from schedules.space import Choice, Space
 from schedules.tvm_adapter import IRModule, te
 from schedules.vta import templates
-from schedules.vta.layers import Conv2d, Layer, MaxPool2d, Region, Sum
+from schedules.vta.layers import Conv2d, Layer, MaxPool2d, Region
 from schedules.vta.program import LoweringError, build_program
 from schedules.vta.reference import reference_run
 from schedules.vta.work import Refused
@@ -66,8 +66,6 @@ def extract_layers(regions: Iterable[Region], spec: TargetSpec) -> tuple[LayerTa
     calls: dict[str, int] = {}
     for region in regions:
         for layer in region.layers:
-            if isinstance(layer, MaxPool2d):
-                continue
             try:
                 workload = templates.workload_of(layer, region, config)
             except Refused:
@@ -214,7 +212,7 @@ class SimulatorMeasurer:
         return self._known[key]
 
 
-def _layer_task(layer: Conv2d | Sum, region: Region, workload: Workload) -> LayerTask:
+def _layer_task(layer: Layer, region: Region, workload: Workload) -> LayerTask:
     tensors = tuple(
         region.tensor(name) if name == layer.output else _limited(name, region)
         for name in dict.fromkeys((*layer.inputs, layer.output))
@@ -244,6 +242,19 @@ def _limited(name: str, region: Region) -> Any:
 def _canonical(layer: Layer, region: Region) -> Any:
     """The layer's sum as a function; MetaSchedule annotates it with candidates."""
     output = region.tensor(layer.output)
+    if isinstance(layer, MaxPool2d):
+        data = te.placeholder(region.tensor(layer.data).shape, "int8", "data")
+        least = te.const(-128, "int8")
+        padded = _padded(data, layer.padding, least)
+        ky, kx = (te.reduce_axis((0, n), name) for n, name in zip(layer.kernel, "yx", strict=True))
+        made = te.compute(
+            output.shape,
+            lambda c, y, x: te.max(
+                padded[c, y * layer.strides[0] + ky, x * layer.strides[1] + kx], axis=[ky, kx]
+            ),
+            name="pooling",
+        )
+        return IRModule({"main": te.create_prim_func([data, made])})
     if not isinstance(layer, Conv2d):
         operands = [te.placeholder(region.tensor(n).shape, "int8", n) for n in layer.inputs]
         total = te.compute(
@@ -255,16 +266,7 @@ def _canonical(layer: Layer, region: Region) -> Any:
         return IRModule({"main": te.create_prim_func([*operands, total])})
     data = te.placeholder(region.tensor(layer.data).shape, "int8", "data")
     weight = te.placeholder(layer.weight.shape, "int8", "weight")
-    top, left, bottom, right = layer.padding
-    channels, height, width = data.shape
-    padded = te.compute(
-        (channels, height + top + bottom, width + left + right),
-        lambda c, y, x: te.if_then_else(
-            te.all(y >= top, y < height + top, x >= left, x < width + left),
-            data[c, y - top, x - left], te.const(0, "int8"),
-        ),
-        name="padded",
-    )  # fmt: skip
+    padded = _padded(data, layer.padding, te.const(0, "int8"))
     outputs, inner, kh, kw = layer.weight.shape
     i, ky, kx = (te.reduce_axis((0, n), name) for n, name in ((inner, "i"), (kh, "ky"), (kw, "kx")))
     share = outputs // layer.groups
@@ -281,6 +283,19 @@ def _canonical(layer: Layer, region: Region) -> Any:
         name="convolution",
     )  # fmt: skip
     return IRModule({"main": te.create_prim_func([data, weight, made])})
+
+
+def _padded(data: Any, padding: tuple[int, int, int, int], value: Any) -> Any:
+    top, left, bottom, right = padding
+    channels, height, width = data.shape
+    return te.compute(
+        (channels, height + top + bottom, width + left + right),
+        lambda c, y, x: te.if_then_else(
+            te.all(y >= top, y < height + top, x >= left, x < width + left),
+            data[c, y - top, x - left], value,
+        ),
+        name="padded",
+    )  # fmt: skip
 
 
 __all__ = ["LayerKernels", "LayerTask", "SimulatorMeasurer", "extract_layers", "tune_layers"]

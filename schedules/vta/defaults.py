@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from schedules.vta.estimate import estimated_cycles, rough_cycles
 from schedules.vta.tiling import BORDERS, ORDERS, Layout, Tiling, acc_depth
-from schedules.vta.work import Copy, Product, Refused, Work
+from schedules.vta.work import Copy, Pool, Product, Refused, Work
 from targets.vta.config import VtaConfig
 
 #: Tilings that the model looks at closely, of those that the rough one finds fastest.
@@ -93,6 +93,8 @@ def _signature(work: Work) -> Hashable:
                 o.source, o.weights.shape, o.kernel, o.strides, o.padding, o.dilation, o.diagonal,
                 o.bias_products,
             ))  # fmt: skip
+        elif isinstance(o, Pool):
+            operations.append((o.source, o.kernel, o.strides, o.padding))
         else:
             operations.append((type(o).__name__, o.repeats if isinstance(o, Copy) else 0))
     return work.output.shape, len(work.vectors), tuple(operations)

@@ -12,7 +12,7 @@ from collections.abc import Hashable
 from typing import NamedTuple
 
 from schedules.vta.tiling import Layout, Part, Span, Tile, Tiling
-from schedules.vta.work import Copy, Imm, Product, Vector, Work
+from schedules.vta.work import Copy, Imm, Pool, Product, Vector, Windowed, Work
 from targets.vta.config import UOP_BYTES, VtaConfig
 from targets.vta.timing import (
     BURST_BEATS,
@@ -24,6 +24,8 @@ from targets.vta.timing import (
 
 #: Cycles of a LOAD besides its data.
 _LOAD_CYCLES = READ_LATENCY + 3
+#: Cycles of a pooling's tap for each accumulator: set to zero, copied, compared.
+_POOL_CYCLES = 4
 
 
 class _Half:
@@ -75,6 +77,12 @@ def rough_cycles(layout: Layout) -> float:
         elif isinstance(operation, Copy):
             compute += pixels * operation.repeats
             inputs += pixels * config.inp_bytes / bus
+        elif isinstance(operation, Pool):
+            compute += _POOL_CYCLES * pixels * operation.taps
+            instructions += 3 * operation.taps
+            heights = _extents(layout, operation, 0, output.height, t.rows)
+            widths = _extents(layout, operation, 1, output.width, t.cols)
+            inputs += work.blocks * heights.loaded * widths.loaded * config.inp_bytes / bus
         instructions += 1
     loads = 0.0
     if product is not None:
@@ -115,6 +123,8 @@ def least_cycles(work: Work) -> float:
             cycles += 2 * pixels
         elif isinstance(operation, Copy):
             cycles += pixels * operation.repeats
+        elif isinstance(operation, Pool):
+            cycles += _POOL_CYCLES * pixels * (operation.taps - 1)
         else:
             rows = _extents(whole, operation, 0, output.height, output.height)
             cols = _extents(whole, operation, 1, output.width, output.width)
@@ -131,7 +141,7 @@ class _Extents(NamedTuple):
     classes: float
 
 
-def _extents(layout: Layout, product: Product, axis: int, total: int, size: int) -> _Extents:
+def _extents(layout: Layout, product: Windowed, axis: int, total: int, size: int) -> _Extents:
     steps = loaded = classes = 0
     begins = range(0, total, size)
     for begin in begins:
@@ -214,14 +224,16 @@ class _Model:
 
     def _input_key(self, part: Part, tile: Tile) -> Hashable:
         operation = self.work.operations[part.operation]
-        diagonal = isinstance(operation, Copy) or (
+        diagonal = isinstance(operation, Copy | Pool) or (
             isinstance(operation, Product) and operation.diagonal
         )
         return part.operation, part.first, tile.y, tile.x, tile.block if diagonal else 0
 
     def _weight_key(self, part: Part, tile: Tile) -> Hashable:
         operation = self.work.operations[part.operation]
-        return None if isinstance(operation, Copy) else (part.operation, part.first, tile.block)
+        return (
+            None if isinstance(operation, Copy | Pool) else (part.operation, part.first, tile.block)
+        )
 
     def _cost(self, part: Part, tile: Tile) -> _Cost:
         operation = self.work.operations[part.operation]
@@ -231,6 +243,8 @@ class _Model:
                 self._known[key] = self._copy_cost(operation, part, tile)
             elif isinstance(operation, Product):
                 self._known[key] = self._product_cost(operation, part, tile)
+            elif isinstance(operation, Pool):
+                self._known[key] = self._pool_cost(operation, part, tile)
             else:
                 raise TypeError("a part of an operation that loads nothing")
         return self._known[key]
@@ -241,6 +255,13 @@ class _Model:
         dense = cols.length == self.work.output.width
         return _Cost(self._input_cycles(rows, cols, part.number, dense), 0.0,
                      PIPELINE_CYCLES + steps)  # fmt: skip
+
+    def _pool_cost(self, operation: Pool, part: Part, tile: Tile) -> _Cost:
+        rows, cols = self.layout.spans(operation, tile)
+        steps = _POOL_CYCLES * tile.blocks * tile.pixels * operation.taps
+        dense = cols.length == operation.source[2]
+        return _Cost(self._input_cycles(rows, cols, part.number, dense), 0.0,
+                     3 * operation.taps * PIPELINE_CYCLES + steps)  # fmt: skip
 
     def _product_cost(self, operation: Product, part: Part, tile: Tile) -> _Cost:
         layout = self.layout

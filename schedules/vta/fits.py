@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from schedules.vta.defaults import default_tiling
-from schedules.vta.layers import Layer, MaxPool2d, Region
+from schedules.vta.estimate import estimated_cycles
+from schedules.vta.layers import Layer, Region
+from schedules.vta.tiling import Layout
 from schedules.vta.work import Refused, normalize
 from targets.vta.config import VtaConfig
 
@@ -13,13 +15,21 @@ def refusal(layer: Layer, region: Region, config: VtaConfig) -> str:
     why = refused_config(config)
     if why:
         return why
-    if isinstance(layer, MaxPool2d):
-        return "pooling is not lowered"
     try:
         default_tiling(normalize(layer, region, config), config)
     except Refused as error:
         return str(error)
     return ""
+
+
+def cycles(layer: Layer, region: Region, config: VtaConfig) -> float:
+    """Cycles that a layer takes with its default tiling, estimated.
+
+    Raises:
+        Refused: It cannot be lowered.
+    """
+    work = normalize(layer, region, config)
+    return estimated_cycles(Layout(work, default_tiling(work, config), config))
 
 
 def refused_config(config: VtaConfig) -> str:
@@ -31,4 +41,4 @@ def refused_config(config: VtaConfig) -> str:
     return f"only 8-bit integers are lowered; this VTA has {', '.join(wrong)}" if wrong else ""
 
 
-__all__ = ["refusal", "refused_config"]
+__all__ = ["cycles", "refusal", "refused_config"]

@@ -177,8 +177,6 @@ def build_program(
 
 def _layout(layer: Layer, region: Region, config: VtaConfig, choice: Choice | None) -> Layout:
     where = f"layer {layer.name} on {config.name}"
-    if isinstance(layer, MaxPool2d):
-        raise LoweringError("pooling is not lowered", where=where)
     if (config.inp_bits, config.wgt_bits, config.out_bits) != (8, 8, 8):
         raise LoweringError("only inputs, weights and outputs of 8 bits are lowered", where=where)
     try:
@@ -316,7 +314,7 @@ def _built_layer(
         e.instruction.steps for e in stream.entries
         if e.owner == owner and isinstance(e.instruction, Gemm) and not e.instruction.reset
     )  # fmt: skip
-    macs, operator = 0, "sum"
+    macs, operator = 0, "max_pool2d" if isinstance(layer, MaxPool2d) else "sum"
     if isinstance(layer, Conv2d):
         pixels = layout.work.output.height * layout.work.output.width
         macs = int(np.prod(layer.weight.shape)) * pixels

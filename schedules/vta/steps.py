@@ -15,9 +15,9 @@ import numpy.typing as npt
 
 from schedules.vta.tiling import MAX_EXTENT, Layout, Part, Span, Tap, Tile
 from schedules.vta.uops import UopMemory
-from schedules.vta.work import BIAS_FACTOR, Copy, Imm, Int8, Product, Vector, reserve
+from schedules.vta.work import BIAS_FACTOR, Copy, Imm, Int8, Pool, Product, Vector, reserve
 from targets.vta.config import VtaConfig
-from targets.vta.isa import Alu, Gemm, Load, Memory, Store, Uop
+from targets.vta.isa import Alu, AluOp, Gemm, Load, Memory, Store, Uop
 
 #: Buffers of constants that are no layer's.
 CONSTANT_INPUT, IDENTITIES, UOPS = "constants:input", "constants:identity", "uops"
@@ -280,10 +280,12 @@ class LayerSteps:
         self._draft([Uop(base, source)], Apply(Alu(op=operation.op, **loops), window))
 
     def _part(
-        self, operation: Product | Copy, part: Part, tile: Tile, base: int, window: slice
+        self, operation: Product | Pool | Copy, part: Part, tile: Tile, base: int, window: slice
     ) -> None:
         if isinstance(operation, Copy):
             self._copy(operation, part, tile, base)
+        elif isinstance(operation, Pool):
+            self._pool(operation, part, tile, base)
         else:
             self._product(operation, part, tile, base, window)
 
@@ -303,6 +305,45 @@ class LayerSteps:
             Multiply(gemm, (slice(at, at + count),), (slice(weight, weight + 1),),
                      slice(begin, begin + count)),
         )  # fmt: skip
+
+    def _pool(self, operation: Pool, part: Part, tile: Tile, base: int) -> None:
+        rows, cols = self.layout.spans(operation, tile)
+        ys = self.layout.taps(operation, 0, tile.y, tile.height)
+        xs = self.layout.taps(operation, 1, tile.x, tile.width)
+        at = self._fetch_inputs(
+            operation.tensor, operation.source, tile.block, part.number, rows, cols
+        )
+        weight = self.chip.identity(self._step, 0)
+        size = rows.size * cols.size
+        inp, wgt = (slice(at, at + part.number * size),), (slice(weight, weight + 1),)
+        count = tile.blocks * tile.pixels
+        beside = base + count
+        first = operation.replaces
+        for y in ys:
+            for x in xs:
+                if y.end <= y.begin or x.end <= x.begin:
+                    continue
+                place = y.begin * tile.width + x.begin
+                to = place + (base if first else beside)
+                window = slice(base, base + count) if first else slice(beside, beside + count)
+                shape = (y.end - y.begin, x.end - x.begin)
+                spots = [to + b * tile.pixels for b in range(tile.blocks)]
+                if not first:
+                    clear = Gemm(reset=True, **_loops((shape[0], tile.width, 0), (shape[1], 1, 0)))
+                    self._draft([Uop(spot) for spot in spots], Multiply(clear, (), (), window))
+                begin = at + y.source * cols.size + x.source
+                loops = _loops((shape[0], tile.width, y.step * cols.size), (shape[1], 1, x.step))
+                self._draft(
+                    [Uop(spot, begin + b * size, weight) for b, spot in enumerate(spots)],
+                    Multiply(Gemm(**loops), inp, wgt, window),
+                )
+                if not first:
+                    loops = _loops((shape[0], tile.width, tile.width), (shape[1], 1, 1))
+                    self._draft(
+                        [Uop(spot - count, spot) for spot in spots],
+                        Apply(Alu(op=AluOp.MAX, **loops), slice(base, base + count)),
+                    )
+                first = False
 
     def _product(
         self, operation: Product, part: Part, tile: Tile, base: int, window: slice

@@ -16,13 +16,14 @@ from schedules.vta.estimate import estimated_cycles as _estimate
 from schedules.vta.estimate import least_cycles as _least
 from schedules.vta.estimate import rough_cycles
 from schedules.vta.fits import refused_config
-from schedules.vta.layers import Conv2d, MaxPool2d, Region, Sum, Tensor
+from schedules.vta.layers import Layer, MaxPool2d, Region, Sum, Tensor
 from schedules.vta.packing import blocks
 from schedules.vta.tiling import ALGORITHM, BORDERS, ORDERS, Layout, Tiling
 from schedules.vta.work import (
     Copy,
     Imm,
     Operation,
+    Pool,
     Product,
     Refused,
     Vector,
@@ -40,7 +41,7 @@ LAYOUT = "NCHWnc"
 MOST_PARTS = 4096
 
 
-def workload_of(layer: Conv2d | Sum, region: Region, config: VtaConfig) -> Workload:
+def workload_of(layer: Layer, region: Region, config: VtaConfig) -> Workload:
     """What a layer computes, without its constants: the identity of records.
 
     Raises:
@@ -54,12 +55,20 @@ def workload_of(layer: Conv2d | Sum, region: Region, config: VtaConfig) -> Workl
     if isinstance(layer, Sum):
         return Workload("sum", made, (), made, ("int8", "int8", "int32"), LAYOUT, vectors, epilogue)
     data, product = region.tensor(layer.data), work.product
+    shape = (1, data.height, data.width, data.channels)
+    if isinstance(layer, MaxPool2d):
+        window = {
+            "kernel": list(layer.kernel), "strides": list(layer.strides),
+            "padding": list(layer.padding),
+        }  # fmt: skip
+        return Workload("pool2d", shape, (), made, ("int8", "int8", "int32"), LAYOUT, window,
+                        epilogue)  # fmt: skip
     operator = "conv2d"
     if layer.groups > 1:
         operator = "depthwise_conv2d" if layer.groups == data.channels else "grouped_conv2d"
     return Workload(
         operator,
-        (1, data.height, data.width, data.channels),
+        shape,
         tuple(layer.weight.shape),
         made,
         ("int8", "int8", "int32"),
@@ -145,8 +154,6 @@ def choose(
     config = vta_config(spec)
     choices, selections = {}, {}
     for layer in region.layers:
-        if isinstance(layer, MaxPool2d):
-            continue
         try:
             selection = selector(workload_of(layer, region, config), spec)
         except Refused:
@@ -182,6 +189,8 @@ def _operations(workload: Workload, config: VtaConfig, count: int) -> Iterator[O
         kind, _, rest = token.partition(" ")
         if kind == "product":
             yield _product(workload, config, count)
+        elif kind == "pool":
+            yield _pool(workload, config, replaces=rest == "replaces")
         elif kind == "copy":
             yield Copy("other", 0, int(rest or 1))
         elif kind == "vector":
@@ -211,6 +220,14 @@ def _product(workload: Workload, config: VtaConfig, count: int) -> Product:
     )  # fmt: skip
 
 
+def _pool(workload: Workload, config: VtaConfig, *, replaces: bool) -> Pool:
+    attributes = workload.attributes
+    _, height, width, channels = (int(v) for v in workload.data)
+    top, left = (int(v) for v in attributes["padding"][:2])
+    return Pool("data", (blocks(channels, config), height, width), _pair(attributes["kernel"]),
+                _pair(attributes["strides"]), (top, left), replaces)  # fmt: skip
+
+
 def _pair(values: list[int]) -> tuple[int, int]:
     return int(values[0]), int(values[1])
 
@@ -224,6 +241,8 @@ def _token(operation: Operation) -> str:
     """What an operation costs, as a word."""
     if isinstance(operation, Product):
         return "product"
+    if isinstance(operation, Pool):
+        return "pool replaces" if operation.replaces else "pool"
     if isinstance(operation, Copy):
         return "copy" if operation.repeats == 1 else f"copy {operation.repeats}"
     name = operation.op.name.lower()

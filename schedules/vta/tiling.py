@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from schedules.space import Choice
-from schedules.vta.work import Copy, Imm, Product, Vector, Work, reserve
+from schedules.vta.work import Copy, Imm, Pool, Product, Vector, Windowed, Work, reserve
 from targets.vta.config import LOOP_BITS, VtaConfig
 
 #: Most rows or columns of zeros that a LOAD puts on one side.
@@ -201,14 +201,14 @@ class Layout:
                 continue
             if isinstance(operation, Copy):
                 total, step = tile.blocks, max(1, self.inp_half // tile.pixels)
-            elif operation.diagonal:
+            elif isinstance(operation, Pool) or operation.diagonal:
                 total, step = tile.blocks, tile.blocks
             else:
                 total, step = operation.source[0], self.tiling.inner
             for first in range(0, total, step):
                 yield Part(index, first, min(step, total - first), first == 0)
 
-    def spans(self, operation: Product | Copy, tile: Tile) -> tuple[Span, Span]:
+    def spans(self, operation: Windowed | Copy, tile: Tile) -> tuple[Span, Span]:
         """Rows and columns of the source that a tile needs."""
         if isinstance(operation, Copy):
             rows = Span(tile.y, tile.height, 1, 0, 0, tile.y)
@@ -217,7 +217,7 @@ class Layout:
             operation, 1, tile.x, tile.width
         )
 
-    def taps(self, operation: Product, axis: int, begin: int, count: int) -> list[Tap]:
+    def taps(self, operation: Windowed, axis: int, begin: int, count: int) -> list[Tap]:
         """For each weight along an axis, what it acts on; `begin == end`: on nothing."""
         span = self.span(operation, axis, begin, count)
         stride, dilation = operation.strides[axis], operation.dilation[axis]
@@ -226,7 +226,7 @@ class Layout:
         for k in range(operation.kernel[axis]):
             low, high = 0, count
             offset = k * dilation - pad
-            if self.tiling.borders == "skip":
+            if self._skips(operation):
                 # The image's rows are 0 to size - 1: begin + o times stride, plus offset.
                 low = max(0, -(offset // stride) - begin)
                 high = min(count, (size - 1 - offset) // stride + 1 - begin)
@@ -237,7 +237,7 @@ class Layout:
             result.append(Tap(low, high, source, stride // span.every))
         return result
 
-    def span(self, operation: Product, axis: int, begin: int, count: int) -> Span:
+    def span(self, operation: Windowed, axis: int, begin: int, count: int) -> Span:
         """What `count` outputs along an axis, from `begin` on, need of the source."""
         stride, dilation = operation.strides[axis], operation.dilation[axis]
         kernel, pad = operation.kernel[axis], operation.padding[axis]
@@ -249,11 +249,22 @@ class Layout:
         every = stride if axis == 0 and kernel == 1 and pad == 0 else 1
         if high < low:
             return Span(0, 0, 1, 0, 0, 0)
-        if self.tiling.borders == "skip":
+        if self._skips(operation):
             return Span(low, (high - low) // every + 1, every, 0, 0, low)
         count_there = (high - low) // every + 1
         after = (last - low) // every + 1 - count_there
         return Span(low, count_there, every, low - first, after, first)
+
+    def _skips(self, operation: Windowed) -> bool:
+        """Whether what lies beyond the image is left out; zeros would win over negative maxima."""
+        return self.tiling.borders == "skip" or isinstance(operation, Pool)
+
+    @cached_property
+    def accumulators(self) -> int:
+        """Accumulators that a whole tile takes."""
+        t = self.tiling
+        pools = any(isinstance(o, Pool) for o in self.work.operations)
+        return t.out * (t.rows * t.cols * (2 if pools else 1) + len(self.work.vectors))
 
     def refusal(self) -> str:
         """Why the tiling is impossible here; empty if it is not."""
@@ -261,20 +272,24 @@ class Layout:
         output = self.work.output
         if t.rows > output.height or t.cols > output.width or t.out > self.work.blocks:
             return "a tile is larger than the output"
-        vectors = len(self.work.vectors)
-        if t.out * (t.rows * t.cols + vectors) > self.acc_half:
+        if self.accumulators > self.acc_half:
             return (
-                f"a tile takes {t.out * (t.rows * t.cols + vectors)} accumulators; "
-                f"there is room for {self.acc_half}"
+                f"a tile takes {self.accumulators} accumulators; there is room for {self.acc_half}"
             )
         if t.rows * t.cols >= 1 << LOOP_BITS:
             return f"a tile has more than {1 << LOOP_BITS} pixels"
-        product = self.work.product
-        if max(output.width, product.source[2] if product else 0) >= MAX_EXTENT:
+        widths = [o.source[2] for o in self.work.operations if isinstance(o, Windowed)]
+        if max(output.width, *widths, 0) >= MAX_EXTENT:
             return f"a row has more than {MAX_EXTENT - 1} pixels"
         for operation in self.work.operations:
             if isinstance(operation, Product):
-                why = self._product_refusal(operation)
+                why = self._product_refusal(operation) or self._window_refusal(
+                    operation, t.out if operation.diagonal else t.inner
+                )
+            elif isinstance(operation, Pool):
+                why = self._window_refusal(operation, t.out)
+                if t.out > config.usable_uops:
+                    why = f"{t.out} micro-ops"
             elif isinstance(operation, Copy):
                 why = ""
                 if t.rows * t.cols > self.inp_half:
@@ -298,7 +313,10 @@ class Layout:
         weights += t.out * operation.bias_products
         if weights > self.wgt_half:
             return f"a part takes {weights} weights; there is room for {self.wgt_half}"
-        output = self.work.output
+        return ""
+
+    def _window_refusal(self, operation: Windowed, inner: int) -> str:
+        t, output = self.tiling, self.work.output
         rows = [self.span(operation, 0, y, min(t.rows, output.height - y))
                 for y in range(0, output.height, t.rows)]  # fmt: skip
         cols = [self.span(operation, 1, x, min(t.cols, output.width - x))
@@ -306,7 +324,7 @@ class Layout:
         taken = inner * max(s.size for s in rows) * max(s.size for s in cols)
         if taken > self.inp_half:
             return f"a part takes {taken} inputs; there is room for {self.inp_half}"
-        if t.borders == "pad":
+        if not self._skips(operation):
             pads = [max(s.before, s.after) for s in (*rows, *cols)]
             if max(pads) > MAX_PAD:
                 return f"{max(pads)} rows or columns of zeros; a LOAD puts at most {MAX_PAD}"

@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from schedules.vta.layers import Conv2d, Region, Step, Sum, Tensor
+from schedules.vta.layers import Conv2d, Layer, MaxPool2d, Region, Step, Sum, Tensor
 from schedules.vta.packing import blocks
 from targets.vta.config import VtaConfig
 from targets.vta.isa import AluOp
@@ -38,6 +38,7 @@ MAX_REPEATS = 64
 BIAS_FACTOR = 127
 #: Exclusive limit of what an ALU instruction's constant holds.
 _IMMEDIATE = 1 << 15
+_NO_IDENTITY = "the weight memory has no room for an identity beside two tiles"
 
 
 class Refused(Exception):  # noqa: N818 - caught where the reason is wanted, never shown as an error
@@ -113,6 +114,40 @@ class Product:
 
 
 @dataclass(frozen=True, slots=True)
+class Pool:
+    """``acc = max(acc, window of a tensor)``.
+
+    Each tap is copied beside the tile by the matrix unit and compared by the vector unit.
+
+    Attributes:
+        tensor: The activation.
+        source: Its blocks, height and width.
+        kernel: Height and width.
+        strides: Of height and width.
+        padding: At the top and at the left.
+        replaces: Whether the first tap, which then acts on every output, is written over the
+            accumulators' zeros.
+    """
+
+    tensor: str
+    source: tuple[int, int, int]
+    kernel: tuple[int, int]
+    strides: tuple[int, int]
+    padding: tuple[int, int]
+    replaces: bool
+
+    @property
+    def dilation(self) -> tuple[int, int]:
+        """Of height and width: windows of pooling are dense."""
+        return 1, 1
+
+    @property
+    def taps(self) -> int:
+        """Places of a window."""
+        return self.kernel[0] * self.kernel[1]
+
+
+@dataclass(frozen=True, slots=True)
 class Copy:
     """``acc += repeats * 2**exponent * tensor``, a tensor of the output's shape."""
 
@@ -137,7 +172,9 @@ class Vector:
     index: int
 
 
-Operation: TypeAlias = Product | Copy | Imm | Vector
+Operation: TypeAlias = Product | Pool | Copy | Imm | Vector
+#: Operations that look at windows of an image.
+Windowed: TypeAlias = Product | Pool
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -164,13 +201,35 @@ class Work:
         return next((o for o in self.operations if isinstance(o, Product)), None)
 
 
-def normalize(layer: Conv2d | Sum, region: Region, config: VtaConfig) -> Work:
+def normalize(layer: Layer, region: Region, config: VtaConfig) -> Work:
     """A layer's operations.
 
     Raises:
         Refused: It cannot be computed on this VTA.
     """
+    if isinstance(layer, MaxPool2d):
+        return _pooling(layer, region, config)
     return _Normalizer(layer, region, config).run()
+
+
+def _pooling(layer: MaxPool2d, region: Region, config: VtaConfig) -> Work:
+    if not reserve(config).exponents:
+        raise Refused(_NO_IDENTITY)
+    data, output = region.tensor(layer.data), region.tensor(layer.output)
+    count = blocks(data.channels, config)
+    padded = any(layer.padding)
+    operations: list[Operation] = [Imm(AluOp.MIN, -128)] if padded else []
+    operations.append(Pool(
+        layer.data, (count, data.height, data.width), layer.kernel, layer.strides,
+        (layer.padding[0], layer.padding[1]), replaces=not padded,
+    ))  # fmt: skip
+    low, high = region.limits(layer.data)
+    if layer.low > low:
+        operations.append(Imm(AluOp.MAX, layer.low))
+    if layer.high < high:
+        operations.append(Imm(AluOp.MIN, layer.high))
+    vectors = np.zeros((0, count, config.block), dtype=np.int32)
+    return Work(layer.name, output, count, tuple(operations), vectors)
 
 
 @dataclass(slots=True)
@@ -228,7 +287,7 @@ class _Normalizer:
         """``(acc << up) + sum(x << shift)``, the larger shifts first, so that some are shared."""
         available = reserve(self.config).exponents
         if step.adds and not available:
-            raise Refused("the weight memory has no room for an identity beside two tiles")
+            raise Refused(_NO_IDENTITY)
         most = max(available, default=0)
         # The accumulators are `level` places short of where they shall be.
         level = max((max(0, a.shift - most) for a in step.adds), default=0) if fresh else step.up
@@ -408,6 +467,6 @@ def _wrap(values: Int64) -> Any:
 
 
 __all__ = [
-    "BIAS_FACTOR", "Copy", "Imm", "Int64", "Operation", "Product", "Refused", "Reserve", "Vector",
-    "Work", "is_diagonal", "normalize", "reserve",
+    "BIAS_FACTOR", "Copy", "Imm", "Int64", "Operation", "Pool", "Product", "Refused", "Reserve",
+    "Vector", "Windowed", "Work", "is_diagonal", "normalize", "reserve",
 ]  # fmt: skip

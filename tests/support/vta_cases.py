@@ -9,12 +9,13 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from schedules.space import Choice
-from schedules.vta.defaults import candidates
+from schedules.vta.defaults import candidates, has_borders
 from schedules.vta.fits import refusal
 from schedules.vta.layers import (
     Addend,
     Conv2d,
     Layer,
+    MaxPool2d,
     Region,
     Step,
     Sum,
@@ -69,10 +70,15 @@ class Maker:
         inputs = ["in0"]
         for n in range(pick.randint(1, most)):
             name = f"layer{n}"
-            if pick.random() < 0.2:
+            kind = pick.random()
+            if kind < 0.15:
                 self._sum(name, inputs)
+            elif kind < 0.3:
+                self._pool(name)
             else:
                 self._conv(name, inputs)
+        if not self.layers:
+            self._conv("layer", inputs)
         read = {name for layer in self.layers for name in layer.inputs}
         outputs = [v.output for v in self.layers if v.output not in read or pick.random() < 0.15]
         return Region("random", tuple(self.tensors), tuple(self.layers), tuple(inputs),
@@ -82,7 +88,7 @@ class Maker:
         """For some of the layers, any tiling that is possible."""
         result = {}
         for layer in region.layers:
-            if self.source.random() < 0.4 or not isinstance(layer, Conv2d | Sum):
+            if self.source.random() < 0.4:
                 continue
             work = normalize(layer, region, self.config)
             found = [t for t in candidates(work, self.config)
@@ -92,6 +98,9 @@ class Maker:
                               cols=self.source.randint(1, tiling.cols))  # fmt: skip
             if not Layout(work, smaller, self.config).refusal():
                 tiling = self.source.choice([tiling, smaller])
+            padded = replace(tiling, borders="pad")
+            if has_borders(work) and not Layout(work, padded, self.config).refusal():
+                tiling = self.source.choice([tiling, padded])
             result[layer.name] = tiling.choice()
         return result
 
@@ -142,6 +151,23 @@ class Maker:
         self.layers.append(Sum(name, f"{name}.out", steps))
         self.kinds["sum"] += 1
 
+    def _pool(self, name: str) -> None:
+        pick = self.source
+        data = pick.choice(self.tensors)
+        kernel = (pick.randint(1, 3), pick.randint(1, 3))
+        padding = (0, 0, 0, 0)
+        if pick.random() < 0.4:
+            padding = tuple(pick.randint(0, kernel[n % 2] - 1) for n in range(4))
+        limits = pick.choice([(-128, 127), (-128, 127), (0, 127), (-3, 60)])
+        made = MaxPool2d(name, data.name, f"{name}.out", kernel,
+                         (pick.randint(1, 2), pick.randint(1, 3)), padding, *limits)  # fmt: skip
+        size = (data.channels, *self._size(made, data))
+        if min(size) < 1:
+            return
+        self.tensors.append(Tensor(made.output, *size))
+        self.layers.append(made)
+        self.kinds["max_pool2d"] += 1
+
     def _steps(
         self, size: tuple[int, int, int], inputs: list[str], shift: int, *, products: bool
     ) -> tuple[Step, ...]:
@@ -169,7 +195,7 @@ class Maker:
         self.tensors.append(Tensor(name, *size))
         return name
 
-    def _size(self, layer: Conv2d, data: Tensor) -> tuple[int, int]:
+    def _size(self, layer: Conv2d | MaxPool2d, data: Tensor) -> tuple[int, int]:
         stand_in = object.__new__(Region)
         object.__setattr__(stand_in, "tensors", (data,))
         return output_shape(layer, stand_in)[1:]
