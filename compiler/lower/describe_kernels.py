@@ -13,8 +13,10 @@ from compiler.lower.choose_kernels import ChosenKernel
 from compiler.lower.graph import is_call_tir, is_constant
 from compiler.lower.parameters import ParameterTable
 from compiler.stages import KernelInfo
+from schedules.cpu import templates
 from schedules.cpu.default import ScheduledFunction
 from schedules.tvm_adapter import IRModule, ir, relax, tirx
+from targets.spec import TargetSpec
 
 
 def describe_kernels(
@@ -22,6 +24,7 @@ def describe_kernels(
     decisions: Iterable[ScheduledFunction],
     table: ParameterTable,
     chosen: Mapping[str, ChosenKernel],
+    spec: TargetSpec,
 ) -> tuple[KernelInfo, ...]:
     """One description for each scheduled function of a module with `call_tir` calls.
 
@@ -29,6 +32,7 @@ def describe_kernels(
     and results of one call, as the calls in `main` show them; where shapes are symbolic,
     each unknown extent counts as one.
     """
+    remarks = {name: templates.remark(k.workload, k.choice, spec) for name, k in chosen.items()}
     reads: dict[str, float] = {}
     writes: dict[str, float] = {}
     dtypes: dict[str, str] = {}
@@ -60,7 +64,7 @@ def describe_kernels(
             bytes_written=writes.get(d.name, 0.0),
             dtype=_dtype(chosen.get(d.name), dtypes.get(d.name, "float32")),
             sources=tuple(sources.get(d.name, ())),
-            why=d.remark,
+            why="; ".join(filter(None, [d.remark, remarks.get(d.name, "")])),
             calls=max(1, calls.get(d.name, 1)),
             **_origin(d, chosen.get(d.name)),
         )

@@ -45,10 +45,15 @@ class TemplateKernels:
         return templates.estimated_cycles(workload, choice, spec)
 
     def least_flops(self, workload: Workload, spaces: Sequence[Space]) -> float:
-        """See `Kernels`: Winograd's tiles of m x m outputs multiply (m + 2)² times, not 9 m²."""
+        """See `Kernels`: Winograd's tiles of m x m outputs multiply (m + 2)² times, not 9 m².
+
+        An instruction on words does what 32 multiply-adds do.
+        """
+        from schedules.cpu.templates import signs
         from schedules.cpu.templates.winograd import ALGORITHMS
 
         shares = {name: ((m + 2) / (3 * m)) ** 2 for m, name in ALGORITHMS.items()}
+        shares[signs.ALGORITHM] = signs.LEAST_SHARE
         return workload.flops * min((shares.get(s.algorithm, 1.0) for s in spaces), default=1.0)
 
     def function(self, task: Task) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from math import prod
 from typing import Any
 
 from schedules.cpu.templates.amx import Amx
@@ -79,6 +81,41 @@ def pack(workload: Workload, choice: Choice, spec: TargetSpec, *weight: Any) -> 
     return template_for(workload, choice).pack(workload, choice, spec, *weight)
 
 
+def remark(workload: Workload, choice: Choice, spec: TargetSpec) -> str:
+    """What weights of fewer than 8 bits bring beside integers of 8, by the analytic model.
+
+    Empty for other kernels. Decoding takes time, and only weights that come from memory make
+    up for it.
+    """
+    packing = encoding_of(workload).packing
+    integers = workload.dtypes[0] in ("uint8", "int8")
+    if packing is None or not integers or not workload.is_static:
+        return ""
+    plain = replace(workload, weight_encoding="")
+    size = prod(int(v) for v in workload.weight)
+    share = packing.bits / 8
+    cycles, other = (
+        max(estimated_cycles(w, c, spec), _memory_cycles(b, spec))
+        for w, c, b in (
+            (workload, choice, size * share),
+            (plain, default_choice(plain, spec), float(size)),
+        )
+    )
+    ratio = cycles / other
+    verdict = "pays in bytes, not in time" if ratio > 1 else "pays"
+    return (
+        f"weights of {packing.bits} bits: {share:.3g} of the bytes and {ratio:.2f} of the time of "
+        f"int8 (estimated), {verdict}"
+    )
+
+
+def _memory_cycles(size: float, spec: TargetSpec) -> float:
+    """Cycles to read so many bytes that no cache holds; 0 for what one holds."""
+    if size <= max((c.size_bytes for c in spec.caches), default=0):
+        return 0.0
+    return size * spec.clock_hz / spec.memory_bandwidth_bytes_per_s
+
+
 __all__ = [
     "TEMPLATES",
     "compute",
@@ -87,6 +124,7 @@ __all__ = [
     "pack",
     "packed",
     "refusal",
+    "remark",
     "spaces",
     "template_for",
 ]

@@ -19,6 +19,9 @@ MAX_TILES = 24
 UNROLLS = (1, 2, 4)
 #: Instructions for one vector of words: exclusive or, count, addition.
 _NATIVE = 3.0
+#: Multiply-adds that a core of interest could start for each product of signs: it starts two of
+#: the instructions at a time.
+LEAST_SHARE = _NATIVE / 2 / signs.WORD
 #: And where counting is done by tables of four bits, in registers.
 _BY_TABLE = 14.0
 #: Vector registers beside accumulators, weights and one word of data.
