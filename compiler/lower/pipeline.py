@@ -115,7 +115,7 @@ class Lowering:
     def schedule(self, module: IRModule) -> IRModule:
         """Give every function its schedule."""
         module, decisions = schedule_module(module, self.target)
-        self.kernels = describe_kernels(module, decisions, self.table, self.chosen)
+        self.kernels = describe_kernels(module, decisions, self.table, self.chosen, self.target)
         return module
 
     def lift_constants(self, module: IRModule) -> IRModule:
