@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from targets.spec import TargetSpec
+    from targets.vta import Program, VtaConfig
 
     Array = npt.NDArray[Any]
     Arrays = Mapping[str, npt.NDArray[np.generic]]
@@ -116,6 +117,114 @@ class KernelInfo:
     calls: int = 1
 
 
+#: Functions that run a VTA program, with the region's number behind it.
+VTA_FUNCTION = "tilewright.vta.run."
+
+
+@dataclass(frozen=True, slots=True)
+class VtaTensor:
+    """An activation between host and VTA.
+
+    Attributes:
+        name: Of the program's buffer.
+        channels: Channels.
+        height: Rows.
+        width: Columns.
+        rows: Whether the host's array has channels last, one row after another; else they
+            come first.
+    """
+
+    name: str
+    channels: int
+    height: int
+    width: int
+    rows: bool
+
+    @property
+    def size(self) -> int:
+        """Bytes of one image."""
+        return self.channels * self.height * self.width
+
+
+@dataclass(frozen=True, slots=True)
+class VtaLayer:
+    """A layer that VTA computes.
+
+    Attributes:
+        name: Its name.
+        operator: ``conv2d``, ``depthwise_conv2d``, ``grouped_conv2d``, ``sum`` or
+            ``max_pool2d``.
+        operators: Operators of the integer graph that it stands for.
+        choice: Its tiling.
+        macs: Multiply-accumulates by its definition, for one image.
+        weight_bytes: Of its packed weights.
+        added: Tensors that are added to its result.
+    """
+
+    name: str
+    operator: str
+    operators: tuple[str, ...]
+    choice: Mapping[str, Any]
+    macs: int
+    weight_bytes: int
+    added: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class VtaRegion:
+    """Layers that are one VTA program.
+
+    Attributes:
+        name: Its name.
+        program: The program; it computes one image.
+        batch: Images of one inference.
+        inputs: What the host gives it, in order.
+        outputs: What it gives the host.
+        layers: Its layers.
+        owners: The layer that each instruction works for; -1: none.
+    """
+
+    name: str
+    program: Program
+    batch: int
+    inputs: tuple[VtaTensor, ...]
+    outputs: tuple[VtaTensor, ...]
+    layers: tuple[VtaLayer, ...]
+    owners: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class VtaHostOperator:
+    """An operator that computes something and stays on the host.
+
+    Attributes:
+        name: Its name.
+        kind: The operator.
+        why: Why.
+    """
+
+    name: str
+    kind: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class VtaPart:
+    """What of a model runs on VTA.
+
+    Attributes:
+        config: The VTA.
+        board_host: Name of the processor by which layers were placed.
+        regions: The programs, in the order of their numbers.
+        host: What stays on the host, and why.
+    """
+
+    config: VtaConfig
+    board_host: str
+    regions: tuple[VtaRegion, ...]
+    host: tuple[VtaHostOperator, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class ImportedWeight:
     """How a weight was stored by a model that was quantized elsewhere.
@@ -186,6 +295,7 @@ class Lowered:
     kernels: tuple[KernelInfo, ...]
     planned_activation_bytes: int
     name: str
+    vta: VtaPart | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +310,7 @@ class Built:
     planned_activation_bytes: int
     target: TargetSpec
     name: str
+    vta: VtaPart | None = None
 
 
 @runtime_checkable

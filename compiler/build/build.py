@@ -82,6 +82,7 @@ def build(lowered: Lowered, target: TargetSpec, log: StageLog, workdir: Path) ->
         planned_activation_bytes=lowered.planned_activation_bytes,
         target=target,
         name=lowered.name,
+        vta=lowered.vta,
     )
 
 

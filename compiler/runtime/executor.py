@@ -6,7 +6,7 @@ import bisect
 import gc
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,8 @@ from compiler.stages import TensorSpec
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+
+    from compiler.runtime.vta.offloaded import VtaPrograms
 
 
 class Executor:
@@ -39,6 +41,7 @@ class Executor:
         parameters: The tensors that `main` takes after the inputs, in order.
         name: The model's name, for messages.
         threads: Threads that the compiled code may use.
+        programs: The VTA programs that it calls; None for code that calls none.
 
     Raises:
         BundleError: The shared object cannot be loaded or is no compiled model.
@@ -55,7 +58,11 @@ class Executor:
         *,
         name: str = "model",
         threads: int = 1,
+        programs: VtaPrograms | None = None,
     ) -> None:
+        self.programs = programs
+        if programs is not None:
+            programs.register()  # the machine looks the functions up when it is made
         self.name = name
         self.inputs = tuple(inputs)
         self.outputs = tuple(outputs)
@@ -94,7 +101,7 @@ class Executor:
         values = bind(self.inputs, args, kwargs, "run")
         check_inputs(self.inputs, values)
         as_torch = any(map(is_torch, values))
-        with self._lock:
+        with self._lock, self.offloading():
             use_threads(self.threads)
             given = self._convert(values)
             results = self._results(self._main(*given, *self._parameters), given)
@@ -123,7 +130,7 @@ class Executor:
                 raise InputError(f"{what} is {value}", where="time", hint=f"give at least {least}")
         values = bind(self.inputs, tuple(inputs), {}, "time")
         check_inputs(self.inputs, values, where="time")
-        with self._lock, _collector_off():
+        with self._lock, self.offloading(), _collector_off():
             use_threads(self.threads)
             arguments = (*self._convert(values), *self._parameters)
             main, seconds = self._main, []
@@ -135,6 +142,10 @@ class Executor:
                 seconds.append(perf_counter() - start)
                 del result  # its storage goes back to the pool outside the timed part
         return tuple(seconds)
+
+    def offloading(self) -> AbstractContextManager[None]:
+        """Where calls of VTA programs find this model's; nothing for a model without any."""
+        return nullcontext() if self.programs is None else self.programs.active()
 
     @contextmanager
     def instrument(self, callback: Callable[..., Any]) -> Iterator[None]:

@@ -240,6 +240,8 @@ class VtaConfig:
         values: dict[str, Any] = {}
         for key, value in data.items():
             name = _LOGARITHMS.get(key, _RENAMED.get(key, key))
+            if name == "host":  # the processor beside it, which no program depends on
+                continue
             if name == "instruction_bits":
                 if value != 8 * INSTRUCTION_BYTES:
                     raise TargetError(
