@@ -152,7 +152,7 @@ class TestPlans:
         text = plan_of(imported, RECIPES["w1a1"]).to_json()
         other = re.sub(r'"sign_scale": [\d.]+', f'"sign_scale": {scale}', text, count=1)
         assert other != text
-        with pytest.raises(PlanError, match="positive|float32 number|sign_scale"):
+        with pytest.raises(PlanError, match=r"positive|float32 number|sign_scale"):
             CompressionPlan.from_json(other)
 
     def test_another_number_of_scales(self, imported):
