@@ -22,6 +22,7 @@ import click
 
 from compiler._version import __version__
 from compiler.cli.commands import compile_, inspect_, report, run, targets
+from compiler.cli.deploy import bench, deploy, devices
 from compiler.cli.output import Session
 from compiler.cli.records import records
 from compiler.cli.tune import tune
@@ -38,7 +39,10 @@ def cli(session: Session, debug: bool) -> None:
     session.debug = session.debug or debug
 
 
-for _command in (compile_, tune, run, report, targets, inspect_, records, vta):
+_COMMANDS = (
+    compile_, tune, run, report, targets, inspect_, records, vta, deploy, devices, bench,
+)  # fmt: skip
+for _command in _COMMANDS:
     cli.add_command(_command)
 
 

@@ -11,6 +11,9 @@ from targets.errors import TargetError
 
 #: Asks the kernel for AMX; linked into every module whose code uses it.
 AMX_PERMISSION_SOURCE = Path(__file__).parent / "amx_permission.c"
+#: The runner for devices without Python, and the C interface to a deployed model.
+RUNNER_FOLDER = Path(__file__).parent / "runner"
+RUNNER_SOURCES = tuple(sorted(RUNNER_FOLDER.iterdir()))
 _SYMBOL = "tilewright_request_amx"
 
 _REASONS = {
@@ -59,4 +62,4 @@ def check_amx(library: Path, name: str) -> None:
     )
 
 
-__all__ = ["AMX_PERMISSION_SOURCE", "check_amx"]
+__all__ = ["AMX_PERMISSION_SOURCE", "RUNNER_FOLDER", "RUNNER_SOURCES", "check_amx"]

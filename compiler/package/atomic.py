@@ -8,7 +8,7 @@ import secrets
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -95,7 +95,13 @@ def check_destination(path: Path, *, folder_if: str | None = None) -> None:
             raise file_error(error, path, "write there") from error
 
 
-def write_folder(path: Path, members: Mapping[str, bytes], *, replace_if: str) -> None:
+def write_folder(
+    path: Path,
+    members: Mapping[str, bytes],
+    *,
+    replace_if: str,
+    executable: Collection[str] = (),
+) -> None:
     """Write a folder of files so that it appears whole or not at all.
 
     Args:
@@ -104,6 +110,7 @@ def write_folder(path: Path, members: Mapping[str, bytes], *, replace_if: str) -
         replace_if: A folder that is there already is replaced only if it holds a file of
             this name. It stays until the new one is complete, and comes back if the exchange
             fails.
+        executable: Names of the files that may be executed.
 
     Raises:
         FileError: It cannot be written; nothing is left behind.
@@ -113,7 +120,10 @@ def write_folder(path: Path, members: Mapping[str, bytes], *, replace_if: str) -
         try:
             temporary.mkdir()
             for name, data in members.items():
+                (temporary / name).parent.mkdir(parents=True, exist_ok=True)
                 _write_new(temporary / name, partial(_write_all, data))
+                if name in executable:
+                    (temporary / name).chmod(0o755)
             _sync_folder(temporary)
             if there:
                 _exchange(temporary, path)

@@ -160,7 +160,7 @@ class Bundle:
             ),
             target=built.target,
             required_features=tuple(sorted(built.target.features)),
-            platform=Platform.here(),
+            platform=Platform.of(built.target),
             threads=threads,
             toolchain=toolchain(),
             planned_activation_bytes=built.planned_activation_bytes,
@@ -218,6 +218,11 @@ class Bundle:
         if self._golden is None:  # only while `from_built` is at work
             raise VerificationError("the bundle has no golden pair yet", where=self.name)
         return self._golden
+
+    @property
+    def library(self) -> bytes:
+        """The shared object."""
+        return self._library
 
     @property
     def library_bytes(self) -> int:
@@ -370,6 +375,7 @@ def read_bundle(
     *,
     threads: int | None = None,
     read_report: Callable[[str], ReportLike] | None = None,
+    runnable: bool = True,
 ) -> Bundle:
     """Read a bundle after checking it and this machine; no code of it is loaded yet.
 
@@ -380,6 +386,7 @@ def read_bundle(
         path: A zip file or a folder.
         threads: Threads to run on; by default as many as it was compiled for.
         read_report: Makes a report of its JSON; without it the report is left out.
+        runnable: Whether it has to run here; if not, it may be for any machine.
 
     Raises:
         BundleError: A check failed.
@@ -389,7 +396,8 @@ def read_bundle(
     path = Path(path)
     contents = read_contents(path)
     manifest = contents.manifest
-    check_host(manifest, str(path))
+    if runnable:
+        check_host(manifest, str(path))
     check_library(contents.data[LIBRARY], manifest, f"{path}: {LIBRARY}")
     where = f"{path}: {PARAMETERS}"
     parameters = load_tensors(contents.data[PARAMETERS], where)

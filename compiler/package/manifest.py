@@ -64,6 +64,12 @@ class Platform:
         """This one."""
         return cls(_platform.system(), _platform.machine())
 
+    @classmethod
+    def of(cls, target: TargetSpec) -> Platform:
+        """The one that code for a target runs on."""
+        here = cls.here()
+        return here if target.machine == here.machine else cls("Linux", target.machine)
+
     def __str__(self) -> str:
         return f"{self.system} on {self.machine}"
 

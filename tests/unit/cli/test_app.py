@@ -74,7 +74,7 @@ def test_importing_the_package_is_cheap() -> None:
         (["run"], 2, "Missing argument"),
         (["run", "x.tw", "--bench", "0"], 2, "--bench"),
         (["targets", "arm/rpi44"], 3, "arm/rpi4"),
-        (["compile", "x.py:f", "--target", "arm/rpi4"], 3, "not available"),
+        (["compile", "x.py:f", "--target", "cuda/sm_80"], 3, "not available"),
         (["compile", "x.py:f", "--target", "x86/sapphirerapidz"], 3, "x86/sapphirerapids"),
         (["compile", "x.py:f", "--input", "1xx3"], 5, "cannot read '1xx3'"),
         (["compile", "x.py:f", "--input", "none.npy"], 7, "No such file"),
@@ -124,7 +124,8 @@ def test_an_error_is_a_json_document_too(capsys: pytest.CaptureFixture[str]) -> 
 def test_targets_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_cli(["targets", "--json"]) == 0
     found = {t["name"]: t for t in json.loads(capsys.readouterr().out)}
-    assert found["arm/rpi4"]["available"] is False
+    assert found["arm/rpi4"]["available"] is True
+    assert found["cuda/sm_80"]["available"] is False
     assert run_cli(["targets", "arm/rpi4", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == found["arm/rpi4"]
 
