@@ -10,22 +10,30 @@ from __future__ import annotations
 
 from typing import Any
 
-from schedules.tvm_adapter import register_lowering, register_operator, te, tirx
+from schedules.tvm_adapter import ir, register_lowering, register_operator, te, tirx
 
 _SCALE = "tirx.tilewright_scale"
+_SATURATE = "tirx.tilewright_saturate"
+#: Calls of which each lane depends on the same lane of the arguments only.
+_ELEMENTWISE = frozenset({_SCALE, "tirx.shift_right", "tirx.shift_left", "tirx.bitwise_and",
+                          "tirx.bitwise_or", "tirx.bitwise_xor", "tirx.nearbyint"})  # fmt: skip
+#: Lanes that packing instructions narrow from 32 to 8 bits at once; only x86 has such vectors.
+PACKED_LANES = 32
 
 
-def scale(value: Any, multiplier: Any, shift: int) -> Any:
-    """``(value * multiplier + 2^(shift - 1)) >> shift`` of int32 elements, the product in 64 bits.
+def scale(value: Any, multiplier: Any, shift: int, offset: int = 0) -> Any:
+    """``((value * multiplier + 2^(shift - 1)) >> shift) + offset`` of int32 elements.
 
-    Ties round up. The caller sees to it that the result fits into 32 bits.
+    The product has 64 bits, ties round up. The caller sees to it that the result fits into 32.
 
     Args:
         value: int32.
         multiplier: int32.
         shift: From 1 to 62.
+        offset: A zero point.
     """
-    return tirx.call_intrin("int32", _SCALE, value, multiplier, tirx.IntImm("int32", shift))
+    amount, zero = (tirx.IntImm("int32", v) for v in (shift, offset))
+    return tirx.call_intrin("int32", _SCALE, value, multiplier, amount, zero)
 
 
 def rounding_shift(value: Any, shift: int) -> Any:
@@ -38,8 +46,8 @@ def rounding_shift(value: Any, shift: int) -> Any:
 
 def saturate(value: Any, low: int, high: int, dtype: str) -> Any:
     """An int32 element between two numbers, as `dtype`."""
-    limited = tirx.max(tirx.min(value, tirx.const(high, "int32")), tirx.const(low, "int32"))
-    return limited.astype(dtype)
+    limits = (tirx.IntImm("int32", v) for v in (low, high))
+    return tirx.call_intrin(dtype, _SATURATE, value, *limits)
 
 
 def quantize(x: Any, *, inverse: float, zero_point: int, low: int, high: int, dtype: str) -> Any:
@@ -74,9 +82,7 @@ def requantize(
 
     def element(*index: Any) -> Any:
         value = x[index] + _at(bias, index, x.shape)
-        value = scale(value, _at(multiplier, index, x.shape), shift) + tirx.const(
-            zero_point, "int32"
-        )
+        value = scale(value, _at(multiplier, index, x.shape), shift, zero_point)
         return saturate(value, low, high, dtype)
 
     return te.compute(x.shape, element, name="requantize")
@@ -132,8 +138,8 @@ def multiply(
     def element(*index: Any) -> Any:
         x = _at(a, index, shape).astype("int32") - tirx.const(zero_a, "int32")
         y = _at(b, index, shape).astype("int32") - tirx.const(zero_b, "int32")
-        value = scale(x * y, tirx.const(multiplier, "int32"), shift)
-        return saturate(value + tirx.const(zero_point, "int32"), low, high, dtype)
+        value = scale(x * y, tirx.const(multiplier, "int32"), shift, zero_point)
+        return saturate(value, low, high, dtype)
 
     return te.compute(shape, element, name="multiply")
 
@@ -190,44 +196,123 @@ def _broadcast(a: Any, b: Any) -> list[Any]:
 
 def _lower_scale(call: Any) -> Any:
     """64-bit arithmetic on the even and on the odd lanes, or on the one element."""
-    value, multiplier, amount = call.args
-    shift = _constant(amount)
+    value, multiplier, *numbers = call.args
+    shift, offset = (_constant(v) for v in numbers)
     lanes = int(str(call.ty.dtype).partition("x")[2] or 1)
-    rounding = 1 << (shift - 1)
     if lanes % 2:
         suffix = f"x{lanes}" if lanes > 1 else ""
         wide = f"int64{suffix}"
-        product = value.astype(wide) * multiplier.astype(wide) + tirx.const(rounding, wide)
-        return tirx.shift_right(product, tirx.const(shift, wide)).astype(f"int32{suffix}")
-    signed, unsigned = (
-        f"{kind}x{lanes // 2}" if lanes > 2 else kind for kind in ("int64", "uint64")
-    )
+        product = value.astype(wide) * multiplier.astype(wide)
+        product = product + tirx.const(1 << (shift - 1), wide)
+        result = tirx.shift_right(product, tirx.const(shift, wide)).astype(f"int32{suffix}")
+        return _plus(result, offset)
+    signed = f"int64x{lanes // 2}" if lanes > 2 else "int64"
+    pairs, factors = tirx.reinterpret(signed, value), tirx.reinterpret(signed, multiplier)
+    even = _even(pairs, signed) * _even(factors, signed)
+    odd = _odd(pairs, signed) * _odd(factors, signed)
+    if shift <= 32:
+        return _plus(_joined(even, odd, shift, lanes), offset)
+    # The rounding constant has no bits in the lower halves of the products, so that they do
+    # not matter. The upper ones are below 2^30, and there may be room for the zero point.
+    upper, rest = _joined(even, odd, 32, lanes, rounding=0), shift - 32
+    inside = abs(offset) << rest <= 1 << 29
+    constant = (1 << (rest - 1)) + (offset << rest if inside else 0)
+    result = tirx.shift_right(_plus(upper, constant), tirx.const(rest, f"int32x{lanes}"))
+    return result if inside else _plus(result, offset)
 
-    def const(number: int) -> Any:
-        return tirx.const(number, signed)
 
-    def even(x: Any) -> Any:
-        return tirx.shift_right(tirx.shift_left(x, const(32)), const(32))
-
-    def odd(x: Any) -> Any:
-        return tirx.shift_right(x, const(32))
-
-    pairs = tirx.reinterpret(signed, value)
-    factors = tirx.reinterpret(signed, multiplier)
-    low = even(pairs) * even(factors) + const(rounding)
-    high = odd(pairs) * odd(factors) + const(rounding)
-    upper = const(-(1 << 32))
-    if shift >= 32:
+def _joined(even: Any, odd: Any, shift: int, lanes: int, rounding: int | None = None) -> Any:
+    """Products of the even and of the odd lanes, shifted by at most 32, as int32 lanes."""
+    signed = str(even.ty.dtype)
+    constant = 1 << (shift - 1) if rounding is None else rounding
+    low, high = _plus(even, constant), _plus(odd, constant)
+    if shift == 32:
+        unsigned = signed.replace("int", "uint")
         low = tirx.shift_right(tirx.reinterpret(unsigned, low), tirx.const(32, unsigned))
         low = tirx.reinterpret(signed, low)
     else:
-        low = tirx.bitwise_and(tirx.shift_right(low, const(shift)), const((1 << 32) - 1))
-        high = tirx.shift_left(high, const(32 - shift))
-    joined = tirx.bitwise_or(low, tirx.bitwise_and(high, upper))
-    result = tirx.reinterpret(f"int32x{lanes}", joined)
-    if shift > 32:
-        result = tirx.shift_right(result, tirx.const(shift - 32, f"int32x{lanes}"))
+        low = tirx.shift_right(low, tirx.const(shift, signed))
+        low = tirx.bitwise_and(low, tirx.const((1 << 32) - 1, signed))
+        high = tirx.shift_left(high, tirx.const(32 - shift, signed))
+    upper = tirx.bitwise_and(high, tirx.const(-(1 << 32), signed))
+    return tirx.reinterpret(f"int32x{lanes}", tirx.bitwise_or(low, upper))
+
+
+def _even(pairs: Any, signed: str) -> Any:
+    return _odd(tirx.shift_left(pairs, tirx.const(32, signed)), signed)
+
+
+def _odd(pairs: Any, signed: str) -> Any:
+    return tirx.shift_right(pairs, tirx.const(32, signed))
+
+
+def _plus(value: Any, number: int) -> Any:
+    return value + tirx.const(number, str(value.ty.dtype)) if number else value
+
+
+def _lower_saturate(call: Any) -> Any:
+    """Minimum, maximum and conversion; vectors of 32 lanes by instructions that saturate."""
+    value, *limits = call.args
+    low, high = (_constant(v) for v in limits)
+    dtype, _, count = str(call.ty.dtype).partition("x")
+    lanes = int(count or 1)
+    if lanes % PACKED_LANES:
+        wide = f"int32x{lanes}" if lanes > 1 else "int32"
+        limited = tirx.max(tirx.min(value, tirx.const(high, wide)), tirx.const(low, wide))
+        return limited.astype(str(call.ty.dtype))
+    parts = [_pack(value, lanes, first, dtype) for first in range(0, lanes, PACKED_LANES)]
+    result = parts[0] if len(parts) == 1 else tirx.Shuffle(parts, list(range(lanes)))
+    narrow = str(call.ty.dtype)
+    least, most = (0, 255) if dtype == "uint8" else (-128, 127)
+    if low > least:
+        result = tirx.max(result, tirx.const(low, narrow))
+    if high < most:
+        result = tirx.min(result, tirx.const(high, narrow))
     return result
+
+
+def _pack(value: Any, lanes: int, first: int, dtype: str) -> Any:
+    """32 lanes of int32 as bytes: both steps saturate, and work within halves of a vector."""
+
+    def pack(name: str, result: str, a: Any, b: Any) -> Any:
+        return tirx.call_llvm_pure_intrin(result, f"llvm.x86.avx2.{name}", a, b)
+
+    # In halves, as sums are held in registers of at most so many lanes.
+    halves = [_lanes(value, lanes, first + 16 * i, 16) for i in range(2)]
+    a, b, c, d = (tirx.Shuffle([v], list(range(8 * i, 8 * i + 8))) for v in halves for i in (0, 1))
+    words = [pack("packssdw", "int16x16", x, y) for x, y in ((a, b), (c, d))]
+    name = "packuswb" if dtype == "uint8" else "packsswb"
+    mixed = tirx.reinterpret("int32x8", pack(name, f"{dtype}x32", *words))
+    ordered = tirx.Shuffle([mixed], [0, 4, 1, 5, 2, 6, 3, 7])
+    return tirx.reinterpret(f"{dtype}x32", ordered)
+
+
+def _lanes(value: Any, lanes: int, first: int, count: int) -> Any:
+    """Some neighbouring lanes of an elementwise expression, computed on those alone."""
+
+    def part(expr: Any) -> Any:
+        return _lanes(expr, lanes, first, count)
+
+    def dtype() -> str:
+        return f"{str(value.ty.dtype).partition('x')[0]}x{count}"
+
+    if not str(value.ty.dtype).endswith(f"x{lanes}"):
+        return value
+    if isinstance(value, tirx.Ramp):
+        return tirx.Ramp(value.base + value.stride * first, value.stride, count)
+    if isinstance(value, tirx.Broadcast):
+        return tirx.Broadcast(value.value, count)
+    if isinstance(value, ir.TensorLoad):
+        return tirx.BufferLoad(value.source, [part(i) for i in value.indices])
+    if isinstance(value, tirx.Cast):
+        return tirx.Cast(dtype(), part(value.value))
+    if isinstance(value, tirx.Select):
+        return tirx.Select(part(value.condition), part(value.true_value), part(value.false_value))
+    if isinstance(value, ir.Call) and value.op.name in _ELEMENTWISE:
+        return ir.Call(value.op, [part(a) for a in value.args], ret_ty=dtype())
+    if isinstance(value, (tirx.Add, tirx.Sub, tirx.Mul, tirx.Min, tirx.Max)):
+        return type(value)(part(value.a), part(value.b))
+    return tirx.Shuffle([value], list(range(first, first + count)))
 
 
 def _constant(expr: Any) -> int:
@@ -237,3 +322,5 @@ def _constant(expr: Any) -> int:
 
 register_operator(_SCALE, pure=True)
 register_lowering(_SCALE, "llvm", _lower_scale)
+register_operator(_SATURATE, pure=True)
+register_lowering(_SATURATE, "llvm", _lower_saturate)
