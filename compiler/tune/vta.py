@@ -11,17 +11,22 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from compiler.compress.plan import CompressionPlan
+from compiler.lower.pipeline import Lowering, graph_passes, run_steps
 from compiler.lower.tasks import Task
+from compiler.lower.vta.offload import Accelerator
+from compiler.stages import Imported, StageLog
 from compiler.tune.events import Listener, ignore
 from compiler.tune.measure.base import Failed, Measured, Outcome, Rejected
 from compiler.tune.session import tune
 from schedules.records import Cpu, RecordStore
+from schedules.records.selector import record_selector
 from schedules.space import Choice, Space
 from schedules.tvm_adapter import IRModule, te
 from schedules.vta import templates
@@ -78,6 +83,51 @@ def extract_layers(regions: Iterable[Region], spec: TargetSpec) -> tuple[LayerTa
         for key, item in found.items()
     ]
     return tuple(sorted(tasks, key=lambda t: -t.task.flops * t.task.calls))
+
+
+def find_regions(
+    imported: Imported,
+    host: TargetSpec,
+    accelerator: Accelerator,
+    plan: CompressionPlan,
+    log: StageLog,
+) -> tuple[Region, ...]:
+    """What of a model runs on VTA.
+
+    Args:
+        imported: The model.
+        host: What its other part is compiled for.
+        accelerator: The VTA.
+        plan: Integers, with scales that are powers of two.
+        log: Receives one record a pass.
+
+    Raises:
+        TilewrightError: The plan does not fit the model or the VTA.
+    """
+    found: list[Region] = []
+
+    def keep(region: Region) -> dict[str, Choice]:
+        found.append(region)
+        return {}
+
+    state = Lowering(imported, host, plan=plan, accelerator=replace(accelerator, tilings=keep))
+    steps = graph_passes(state)
+    last = next(n for n, step in enumerate(steps) if step.name == "OffloadToVta")
+    run_steps(steps[: last + 1], imported.module, host, log)
+    return tuple(found)
+
+
+def tilings_of(
+    spec: TargetSpec, stores: Sequence[RecordStore]
+) -> Callable[[Region], dict[str, Choice]]:
+    """What records say of a region's layers: for `Accelerator.tilings`.
+
+    Args:
+        spec: The VTA.
+        stores: Where to look.
+    """
+    select = record_selector(stores, spaces=templates.spaces)
+    return lambda region: templates.choose(region, spec, select)[0]
 
 
 def tune_layers(
@@ -298,4 +348,7 @@ def _padded(data: Any, padding: tuple[int, int, int, int], value: Any) -> Any:
     )  # fmt: skip
 
 
-__all__ = ["LayerKernels", "LayerTask", "SimulatorMeasurer", "extract_layers", "tune_layers"]
+__all__ = [
+    "LayerKernels", "LayerTask", "SimulatorMeasurer", "extract_layers", "find_regions",
+    "tilings_of", "tune_layers",
+]  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from compiler.compress.plan import CompressionPlan
@@ -18,8 +19,9 @@ from compiler.stages import (
     VtaRegion,
     VtaTensor,
 )
+from schedules.space import Choice
 from schedules.tvm_adapter import IRModule
-from schedules.vta.layers import Sum
+from schedules.vta.layers import Region, Sum
 from schedules.vta.program import Built, build_program
 from targets.errors import TargetError
 from targets.spec import TargetSpec
@@ -35,11 +37,14 @@ class Accelerator:
         name: The target's.
         config: Its widths and sizes.
         board_host: The processor beside it, by which layers are placed.
+        tilings: Gives the tilings that records have for a region's layers, by name; None: every
+            layer takes its default.
     """
 
     name: str
     config: VtaConfig
     board_host: TargetSpec
+    tilings: Callable[[Region], Mapping[str, Choice]] | None = None
 
 
 def require_shifts(plan: CompressionPlan, target: str) -> None:
@@ -95,7 +100,8 @@ def offload(
 
 def _region(cut: Cut, batch: int, accelerator: Accelerator) -> VtaRegion:
     try:
-        built = build_program(cut.region, accelerator.config)
+        choices = {} if accelerator.tilings is None else accelerator.tilings(cut.region)
+        built = build_program(cut.region, accelerator.config, choices)
         simulate(built.program, functional=False)[0].check()
     except TargetError as error:
         raise CompileError(
