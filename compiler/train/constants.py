@@ -9,8 +9,8 @@ stay as they are.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -208,7 +208,11 @@ class Constants:
         return entry.norm if isinstance(entry, FoldedWeight | FoldedBias) else None
 
     def _folded(self, fold: Fold, value: torch.Tensor) -> FoldedWeight | None:
-        base = fold.source.partition("#")[0]
+        fold = replace(
+            fold, source=_base(fold.source), source_bias=_base(fold.source_bias),
+            statistics=cast("Any", tuple(map(_base, fold.statistics))),
+        )  # fmt: skip
+        base = fold.source
         named = [n for n in (*fold.statistics, fold.source_bias) if n]
         if base not in self.parameters or not all(n in self.parameters for n in named):
             return None
@@ -221,7 +225,7 @@ class Constants:
         return None if source is None else FoldedWeight(source, norm)
 
     def _plain(self, name: str, value: torch.Tensor) -> Constant:
-        base = name.partition("#")[0]
+        base = _base(name)
         if base in self.parameters:
             with torch.no_grad():
                 found = self._match(base, value.double(), torch.ones(()))
@@ -265,6 +269,11 @@ def _constants(graph: PlainGraph) -> Mapping[str, torch.Tensor]:
     for site in graph.sites:
         visit(site.value)
     return found
+
+
+def _base(name: str) -> str:
+    """A parameter's name, of which a graph holds several forms."""
+    return name.partition("#")[0]
 
 
 def _anonymous(constant: Any) -> str:

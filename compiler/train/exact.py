@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 
-from compiler.compress import low_bits, reference
+from compiler.compress import dynamic, low_bits, reference, weight_codes
 from compiler.compress.apply import TABLES, average_window
 from compiler.compress.apply.facts import symmetric
 from compiler.compress.plan import OperatorPlan
@@ -86,15 +86,22 @@ class Exact(Walk):
 
     def compressed(self, site: Site, operator: OperatorPlan) -> Any:
         """A float operator on a compressed weight."""
-        weight, scales = self._weight(site, operator)
-        axis = self.model.weight_step(site.name).plan.axis
-        real = weight * along(torch.from_numpy(scales.copy()), weight.ndim, axis)
-        result = evaluate(site, [self.wide(operator.inputs[0]), real.float()])
-        epilogue = self.epilogue(site, operator)
-        if epilogue.bias is not None:
-            axis = result.ndim - 1 if site.kind == "matmul" else 1
-            result = result + along(epilogue.bias.float(), result.ndim, axis)
-        return result.clamp(epilogue.low, epilogue.high)
+        decoded = torch.from_numpy(self._codes(site).decoded())
+        return evaluate(site, [self.argument(site.value.args[0]), decoded])
+
+    def rows(self, site: Site, operator: OperatorPlan) -> Any:
+        """A product of rows that are quantized at run time."""
+        data = self.argument(site.value.args[0]).float().numpy()
+        codes = self._codes(site)
+        scales = dynamic.row_scales(data)
+        integers = dynamic.quantize_rows(data, scales).astype(np.float64) - dynamic.ZERO_POINT
+        sums = (integers @ codes.codes.astype(np.float64)).astype(np.int64)
+        factor = np.asarray(codes.factors).reshape(-1)
+        return torch.from_numpy(dynamic.rows_to_float(sums, np.int64(0), scales, factor))
+
+    def _codes(self, site: Site) -> weight_codes.Codes:
+        real = self.model.real_weight(site.name, torch.float64).float()
+        return self.model.encoded(site.name).codes(real)
 
     def _weight(self, site: Site, operator: OperatorPlan) -> tuple[torch.Tensor, Any]:
         """Whole numbers in double precision, and scales."""

@@ -30,7 +30,7 @@ class _Steps(torch.autograd.Function):
         return stored * scale
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
         inside, *rest = ctx.saved_tensors
         of_scale = (gradient * rest[0]).sum_to_size(ctx.shape) * ctx.factor if rest else None
         return gradient * inside, of_scale, None, None, None
@@ -51,7 +51,7 @@ class _ScalarSteps(torch.autograd.Function):
         return result
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
         x, *rest = ctx.saved_tensors
         passed = torch.ops.aten.hardtanh_backward(gradient, x, *ctx.limits)
         of_scale = None
@@ -91,7 +91,7 @@ def quantize_steps(
     """
     factor = lsq_factor(features, high)
     function = _ScalarSteps if scale.ndim == 0 else _Steps
-    result: torch.Tensor = function.apply(x, scale, low, high, factor)  # type: ignore[no-untyped-call]
+    result: torch.Tensor = function.apply(x, scale, low, high, factor)
     return result
 
 
@@ -110,7 +110,7 @@ class _Signs(torch.autograd.Function):
         return (x >= 0).to(x.dtype).mul_(2.0).sub_(1.0)
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
         (x,) = ctx.saved_tensors
         passed = torch.ops.aten.hardtanh_backward(gradient, x, -ctx.width, ctx.width)
         return passed.mul_(1.0 / ctx.width), None
@@ -126,7 +126,7 @@ def signs(x: torch.Tensor, width: float = math.inf) -> torch.Tensor:
     """
     if math.isinf(width):
         return x + (torch.where(x >= 0, 1.0, -1.0) - x).detach()
-    result: torch.Tensor = _Signs.apply(x, width)  # type: ignore[no-untyped-call]
+    result: torch.Tensor = _Signs.apply(x, width)
     return result
 
 
@@ -137,13 +137,13 @@ class _Slower(torch.autograd.Function):
         return x.clone()
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
         return gradient * ctx.factor, None
 
 
 def scale_gradient(x: torch.Tensor, factor: float) -> torch.Tensor:
     """The same number, with its gradient times a factor."""
-    result: torch.Tensor = _Slower.apply(x, factor)  # type: ignore[no-untyped-call]
+    result: torch.Tensor = _Slower.apply(x, factor)
     return result
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Sized
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,7 +75,8 @@ class Options:
     Attributes:
         epochs: Passes over the data.
         learning_rate: Of weights, at first; it falls to 0 along a cosine.
-        step_rate: Of scales and thresholds, as a share of that of weights.
+        step_rate: Of scales and thresholds, as a share of that of weights; with ``adam`` in
+            proportion to their size.
         weight_decay: Of weights of more than one dimension.
         freeze_norms: Share of the epochs, the last ones, in which batch normalization is folded
             by its running statistics.
@@ -208,7 +209,7 @@ class _Trainer:
         torch.manual_seed(options.seed * 1000003 + number)
         batches = self.data(number) if callable(self.data) else self.data
         total, count = 0.0, 0
-        length = len(batches) if hasattr(batches, "__len__") else None
+        length = len(batches) if isinstance(batches, Sized) else None
         for inputs, target in batches:
             done = number + (count / length if length else 0.0)
             rate = options.learning_rate * 0.5 * (1 + math.cos(math.pi * done / options.epochs))
@@ -355,13 +356,19 @@ class _Trainer:
 def _optimizer(qat: FakeQuantized, options: Options) -> torch.optim.Optimizer:
     matrices = [p for p in qat.model.parameters() if p.requires_grad and p.ndim > 1]
     vectors = [p for p in qat.model.parameters() if p.requires_grad and p.ndim <= 1]
-    # All scales, those included that only a later stage of progressive training learns.
-    steps = [p for part in (qat.activations, qat.weights, qat.signs) for p in part.parameters()]
     groups = [
         {"params": matrices, "weight_decay": options.weight_decay, "share": 1.0},
         {"params": vectors, "weight_decay": 0.0, "share": 1.0},
-        {"params": steps, "weight_decay": 0.0, "share": options.step_rate},
     ]
+    # All scales, those included that only a later stage of progressive training learns. Adam
+    # moves each number by about its learning rate, whatever the gradient: that of a scale has to
+    # be in proportion to the scale.
+    for name, value in qat.steps():
+        size = float(value.detach().abs().mean()) if options.optimizer == "adam" else 1.0
+        if name.startswith("signs"):
+            size = float(qat.get_buffer(name.replace("threshold", "scale")))
+        share = options.step_rate * size
+        groups.append({"params": [value], "weight_decay": 0.0, "share": share})
     groups = [group for group in groups if group["params"]]
     if not groups:
         raise TrainingError("the model has no parameters that can be trained", where="model")

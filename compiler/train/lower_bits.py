@@ -22,6 +22,7 @@ from compiler.train.steps import WEIGHT_STEPS, fresh_scales
 #: What `int8_layers` takes for the first and the last layer with a weight.
 ENDS = "ends"
 _WHY = "in 8 bits by int8_layers"
+_DEPTHWISE = "a depthwise kernel has few weights and stays in 8 bits"
 _GROUPED = "a convolution in groups has no form on one bit"
 
 
@@ -40,7 +41,8 @@ def lower_bits(
         weights: Values of the weights in the plain graph, by operator.
         int8_layers: Module paths or operators that stay in int8; ``"ends"`` stands for the first
             and the last layer with a weight.
-        grouped: Operators that are convolutions in groups, which have no form on one bit.
+        grouped: Operators that are convolutions in groups: they have no form on one bit, and
+            depthwise ones stay in int8 with any recipe.
 
     Raises:
         InputError: A name of `int8_layers` is none of a layer with a weight, or the recipe's
@@ -63,16 +65,18 @@ def lower_bits(
         operator = operators[name]
         if name in kept:
             operators[name] = replace(operator, why=_WHY)
+        elif name in in_groups and weights[name].shape[1] == 1:
+            operators[name] = replace(operator, why=_DEPTHWISE)
         elif binary and name in in_groups:
-            operators[name] = replace(
-                operator, why="a convolution in groups has no form on one bit"
-            )
+            operators[name] = replace(operator, why=_GROUPED)
         else:
             operators[name] = _lowered(
                 operator, form.dtype, form.granularity, weights[name], binary
             )
     corrections = {
-        k: v for k, v in plan.bias_corrections.items() if operators[k] is plan.operators[k]
+        name: values
+        for name, values in plan.bias_corrections.items()
+        if operators[name].weight == plan.operators[name].weight
     }
     return replace(plan, operators=operators, bias_corrections=corrections, recipe=recipe.to_dict())
 

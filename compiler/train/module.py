@@ -23,9 +23,17 @@ from compiler.errors import TrainingError
 from compiler.lower.fold_batch_norm import Fold
 from compiler.train.constants import Constants, Norm
 from compiler.train.operators import trainable
-from compiler.train.steps import ORDER, ActivationStep, SignStep, WeightStep
+from compiler.train.steps import ORDER, ActivationStep, EncodedWeight, SignStep, WeightStep
 from compiler.train.walk import HANDLED
 from schedules.tvm_adapter import GenericConst
+
+#: Activations of more bits, which only transformers have, are not trained.
+EIGHT_BITS = ("uint8", "int8")
+
+
+def inputs_axis(kind: str) -> int:
+    """Axis of input channels in the weight of an operator of the plain graph."""
+    return 0 if kind == "matmul" else 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +102,9 @@ class FakeQuantized(nn.Module):
             if operator.weight is not None and operator.precision not in FLOATS:
                 key = str(len(self.weights))
                 self._weight_names[name] = key
+                if operator.precision in ("weight", "dynamic"):
+                    self.weights[key] = EncodedWeight(operator.weight, inputs_axis(operator.kind))
+                    continue
                 with torch.no_grad():
                     value = self.real_weight(name)
                 self.weights[key] = WeightStep(
@@ -140,9 +151,10 @@ class FakeQuantized(nn.Module):
             if not fits:
                 precision = "float32" if operator is None else operator.precision
                 bad.append(f"{site.name} ({precision})")
+        bad += [f"{n} ({t.dtype})" for n, t in plan.tensors.items() if t.dtype not in EIGHT_BITS]
         if bad:
             raise TrainingError(
-                f"operators that have no gradient here: {', '.join(bad[:5])}",
+                f"operators and tensors that have no gradient here: {', '.join(bad[:5])}",
                 where=plan.model.name,
                 hint="train the part of the model without them, or keep the layer in float32 if "
                 "it is named with another precision",
@@ -182,8 +194,18 @@ class FakeQuantized(nn.Module):
         return cast("WeightStep", self.weights[self._weight_names[operator]])
 
     def weighted(self) -> tuple[str, ...]:
-        """Names of the operators whose weight is rounded."""
-        return tuple(self._weight_names)
+        """Names of the operators whose weight is rounded to whole steps."""
+        return tuple(
+            name
+            for name, key in self._weight_names.items()
+            if isinstance(self.weights[key], WeightStep)
+        )
+
+    def steps(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Scales and thresholds, by name, whether they are trained now or not."""
+        for part in ("activations", "weights", "signs"):
+            for name, value in getattr(self, part).named_parameters():
+                yield f"{part}.{name}", value
 
     def sign_step(self, operator: str) -> SignStep:
         """Where the signs that a binary operator reads change."""
@@ -202,6 +224,10 @@ class FakeQuantized(nn.Module):
         finally:
             self.starting, self.live_norms = False, live
             self.train(training)
+
+    def encoded(self, operator: str) -> EncodedWeight:
+        """How the weight of an operator of float arithmetic is encoded."""
+        return cast("EncodedWeight", self.weights[self._weight_names[operator]])
 
     def real_weight(self, operator: str, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         """The weight of an operator in the plain graph, before equalization."""
@@ -234,14 +260,11 @@ class FakeQuantized(nn.Module):
         """
         if dtype not in ORDER:
             raise TrainingError(f"no weights of {dtype!r}", hint=f"give one of {', '.join(ORDER)}")
-        for name, operator in self.plan.operators.items():
-            if name in self._weight_names and operator.weight is not None:
-                step = self.weight_step(name)
-                wanted = operator.weight.dtype
-                if wanted in ORDER:
-                    with torch.no_grad():
-                        weight = self.real_weight(name)
-                        step.change(min(wanted, dtype, key=ORDER.index), weight)
+        for name in self.weighted():
+            step = self.weight_step(name)
+            with torch.no_grad():
+                weight = self.real_weight(name)
+                step.change(min(step.plan.dtype, dtype, key=ORDER.index), weight)
 
     @contextmanager
     def integers(self) -> Iterator[FakeQuantized]:
@@ -301,12 +324,12 @@ class FakeQuantized(nn.Module):
         return self.step(tensor).scale.requires_grad
 
     def _current_operator(self, name: str, operator: OperatorPlan) -> OperatorPlan:
-        if name not in self._weight_names or operator.weight is None:
+        if name not in self.weighted():
             return operator
         step = self.weight_step(name)
-        if step.dtype != operator.weight.dtype:
+        if step.dtype != step.plan.dtype:
             raise TrainingError(
-                f"its weight is still {step.dtype}, and the plan says {operator.weight.dtype}",
+                f"its weight is still {step.dtype}, and the plan says {step.plan.dtype}",
                 where=name,
                 hint="end progressive training with raise_weights('binary')",
             )
@@ -317,7 +340,7 @@ class FakeQuantized(nn.Module):
             )
         return replace(
             operator, sqnr_db=None,
-            weight=replace(operator.weight, scales=step.numbers(), method=step.method),
+            weight=replace(step.plan, scales=step.numbers(), method=step.method),
         )  # fmt: skip
 
 

@@ -40,7 +40,7 @@ def _reshape(call: Any, a: list[Value]) -> Value:
 
 def _average(call: Any, a: list[Value]) -> Value:
     if str(call.op.name).endswith("adaptive_avg_pool2d"):
-        return F.adaptive_avg_pool2d(a[0], _ints(call.attrs.output_size))
+        return torch.ops.aten.adaptive_avg_pool2d(a[0], (_ints(call.attrs.output_size) * 2)[:2])
     return F.avg_pool2d(
         _padded(a[0], _ints(call.attrs.padding)), _ints(call.attrs.pool_size),
         _ints(call.attrs.strides), 0,

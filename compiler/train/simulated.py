@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 
+from compiler.compress import dynamic
 from compiler.compress.apply.facts import symmetric
 from compiler.compress.plan import OperatorPlan
 from compiler.compress.sites import Site
@@ -44,7 +45,23 @@ class Simulated(Walk):
 
     def compressed(self, site: Site, operator: OperatorPlan) -> Any:
         """A float operator on a compressed weight."""
-        return self._weighted(site, operator, self.wide(operator.inputs[0]), None)
+        return self._encoded(site, self.argument(site.value.args[0]))
+
+    def rows(self, site: Site, operator: OperatorPlan) -> Any:
+        """A product of rows that are quantized at run time."""
+        data = self.argument(site.value.args[0]).float()
+        scale = data.detach().abs().amax(-1, keepdim=True) / dynamic.LIMIT
+        scale = torch.where(scale > dynamic.LEAST_SCALE, scale, torch.ones_like(scale))
+        return self._encoded(site, round_through(data / scale) * scale)
+
+    def _encoded(self, site: Site, data: torch.Tensor) -> torch.Tensor:
+        weight = self.model.encoded(site.name)(self.model.real_weight(site.name))
+        norm = self.norm(site)
+        if norm is None or not self.model.live(norm):
+            return self._product(site, data, weight, padded=False)
+        factor = guarded(norm.factor(torch.float32).detach())
+        weight = weight / along(factor, weight.ndim, norm.fold.axis)
+        return norm.normalize(self._product(site, data, weight, padded=False).float())
 
     def binary(self, site: Site, operator: OperatorPlan) -> Any:
         """A convolution or product of signs; beyond the edges stands +1."""
@@ -86,7 +103,7 @@ class Simulated(Walk):
         axis = step.plan.axis
         real = self.model.real_weight(site.name)
         epilogue = self.epilogue(site, operator)
-        norm = epilogue.norm
+        norm = self.norm(site)
         weight = step(self.equalized(site, real, axis))
         if norm is not None and self.model.live(norm):
             # The weight is rounded as it is folded by the running statistics; what comes out

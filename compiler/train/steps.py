@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from compiler.compress import low_bits
+from compiler.compress import low_bits, weight_codes
 from compiler.compress.plan import TensorPlan, WeightPlan
 from compiler.train.constants import along
 from compiler.train.functions import lsq_factor, quantize_steps, scale_gradient, signs
@@ -253,6 +253,30 @@ class WeightStep(nn.Module):
         return "lsq" if self.learned else self.plan.method
 
 
+class EncodedWeight(nn.Module):
+    """A weight of float arithmetic or of rows quantized at run time, as its reference encodes it.
+
+    Scales and codebooks follow from the weight at every step; the gradient passes to it as it is.
+
+    Args:
+        plan: Of the weight.
+        inputs: Its axis of input channels.
+    """
+
+    def __init__(self, plan: WeightPlan, inputs: int) -> None:
+        super().__init__()
+        self.plan, self.inputs, self.dtype = plan, inputs, plan.dtype
+
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        """The weight as its codes give it back, with straight-through gradients."""
+        decoded = torch.from_numpy(self.codes(weight).decoded())
+        return weight + (decoded - weight).detach()
+
+    def codes(self, weight: torch.Tensor) -> weight_codes.Codes:
+        """Codes and factors, as the plan's application finds them."""
+        return weight_codes.encode(weight.detach().float().numpy(), self.plan, self.inputs)
+
+
 def fresh_scales(weight: Floats, axis: int | None, steps: int) -> tuple[float, ...]:
     """Symmetric scales of least squared error, float32 numbers.
 
@@ -277,6 +301,7 @@ def fresh_scales(weight: Floats, axis: int | None, steps: int) -> tuple[float, .
 
 
 __all__ = [
-    "ORDER", "SIGN_WIDTH", "WEIGHT_STEPS", "ActivationStep", "SignStep", "WeightStep",
+    "ORDER", "SIGN_WIDTH", "WEIGHT_STEPS", "ActivationStep", "EncodedWeight", "SignStep",
+    "WeightStep",
     "fresh_scales",
 ]  # fmt: skip

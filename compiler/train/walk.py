@@ -36,7 +36,7 @@ HANDLED = frozenset(
     [("int8", kind) for kind in (*_CONVOLUTIONS, "matmul", "add", "multiply", *_AVERAGES)]
     + [("int8", kind) for kind in (*_CLIPS, *_MOVES, *TABLES)]
     + [(precision, kind) for precision in ("binary", "weight") for kind in _CONVOLUTIONS]
-    + [(precision, "matmul") for precision in ("binary", "weight")]
+    + [(precision, "matmul") for precision in ("binary", "weight", "dynamic")]
 )
 
 
@@ -48,13 +48,11 @@ class Epilogue:
         bias: One number a channel, with the plan's correction; None without one.
         low: Least real value of the result.
         high: Greatest.
-        norm: The normalization whose folded offset the bias is.
     """
 
     bias: torch.Tensor | None
     low: float
     high: float
-    norm: Norm | None
 
 
 class Walk(ABC):
@@ -91,6 +89,8 @@ class Walk(ABC):
         kind = site.kind
         if operator.precision == "weight":
             result = self.compressed(site, operator)
+        elif operator.precision == "dynamic":
+            result = self.rows(site, operator)
         elif operator.precision == "binary":
             result = self.binary(site, operator)
         elif operator.weight is not None:
@@ -143,7 +143,7 @@ class Walk(ABC):
             return self.argument(value)
         arguments = [self.argument(a) for a in value.args if not isinstance(a, relax.ShapeExpr)
                      and isinstance(a.ty, (relax.TensorType, relax.TupleType))]  # fmt: skip
-        norm = self._norm(site)
+        norm = self.norm(site)
         if norm is not None and self.model.live(norm):
             if site.kind == "add":  # the folded offset is part of the normalization
                 return next(self.argument(a) for a in value.args if not isinstance(a, GenericConst))
@@ -159,7 +159,8 @@ class Walk(ABC):
             ]
         return evaluate(site, arguments)
 
-    def _norm(self, site: Site) -> Norm | None:
+    def norm(self, site: Site) -> Norm | None:
+        """The normalization that is folded into a weight or a bias that an operator reads."""
         constants = [a for a in getattr(site.value, "args", ()) if isinstance(a, GenericConst)]
         return self.model.constants.norm(constants[-1]) if constants else None
 
@@ -169,11 +170,9 @@ class Walk(ABC):
         """What the operators after it add and clip, in real numbers."""
         bias: torch.Tensor | None = None
         low, high = -math.inf, math.inf
-        norm: Norm | None = None
         for step in (self.model.sites[name] for name in operator.epilogue):
             if step.kind == "add":
                 constant = next(a for a in step.value.args if isinstance(a, GenericConst))
-                norm = self.model.constants.norm(constant)
                 value = self.model.constants.value(constant, torch.float64)
                 value = value.to(torch.float32).to(self.dtype).reshape(-1)
                 bias = value if bias is None else bias + value
@@ -186,7 +185,7 @@ class Walk(ABC):
         if correction is not None:
             added = torch.tensor(correction, dtype=self.dtype)
             bias = added if bias is None else bias + added
-        return Epilogue(bias, low, high, norm)
+        return Epilogue(bias, low, high)
 
     def output_factors(self, site: Site, like: torch.Tensor) -> torch.Tensor:
         """What equalization divides the output channels by."""
@@ -241,6 +240,10 @@ class Walk(ABC):
     @abstractmethod
     def compressed(self, site: Site, operator: OperatorPlan) -> Any:
         """A float operator on a compressed weight."""
+
+    @abstractmethod
+    def rows(self, site: Site, operator: OperatorPlan) -> Any:
+        """A product of rows that are quantized at run time."""
 
     @abstractmethod
     def two(self, site: Site, operator: OperatorPlan) -> Any:
