@@ -167,7 +167,8 @@ def _scales_of(rows: Array, limit: int, method: str, half: bool) -> Array:
 def _error(rows: Array, scales: Array, limit: int) -> Array:
     stored = np.clip(np.rint(rows / scales[:, None]), -limit, limit)
     distance = stored * scales[:, None] - rows
-    return _fold(distance * distance)
+    with np.errstate(over="ignore"):
+        return _fold(distance * distance)
 
 
 def _fold(rows: Array) -> Array:

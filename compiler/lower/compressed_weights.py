@@ -18,7 +18,7 @@ from compiler.lower.graph import FunctionView, is_constant, operator_name
 from compiler.lower.parameters import Array, ParameterTable, value_of
 from schedules.cpu.compute import gather
 from schedules.encodings import Encoding
-from schedules.tvm_adapter import te
+from schedules.tvm_adapter import te, tirx
 
 #: TVM's fusion pattern: others may be fused behind it.
 INJECTIVE = 2
@@ -144,13 +144,16 @@ def take(bb: Any, call: Any, table: ParameterTable, weight: Compressed) -> Any:
     indices = call.args[1]
     scalar = not indices.ty.shape.values
 
-    def compute(places: Any, *tensors: Any) -> Any:
+    def compute(indices_of: Any, *tensors: Any) -> Any:
+        places = indices_of
         if scalar:  # one row: as if there were a list of one index
-            places = te.compute((1,), lambda _: places[()], name="index")
+            one = tirx.IntImm("int64", 1)
+            places = te.compute((one,), lambda _: indices_of[()], name="index")
         found = gather.gather(places, tensors, encoding, columns, clip=clip)
         if not scalar:
             return found
-        return te.compute((columns,), lambda i: found[0, i], name="row")
+        width = tirx.IntImm("int64", columns)
+        return te.compute((width,), lambda i: found[0, i], name="row")
 
     return bb.call_te(
         compute, indices, *operands, primfunc_name_hint="take",

@@ -74,4 +74,6 @@ def gather(
         scale = factors[0 if int(factors.shape[0]) == 1 else row, column // group]
         return code.astype("float32") * scale.astype("float32")
 
-    return te.compute((*indices.shape, columns), number, name="take")
+    # As Relax counts: an index of another width would not meet the rows'.
+    width = tirx.IntImm("int64", columns)
+    return te.compute((*indices.shape, width), number, name="take")

@@ -37,12 +37,16 @@ class Injective:
             if sch.get(block).name_hint not in names:
                 sch.compute_inline(block)
         for block in results:
-            schedule_one(sch, block, spec)
+            # TVM's loop partition mixes up widths of integers where an index is read.
+            schedule_one(sch, block, spec, peel=kind != "gather")
         return Applied(kind)
 
 
-def schedule_one(sch: Schedule, block: Any, spec: TargetSpec) -> None:
-    """Parallel over the outer dimensions of one injective block, vectors along the last."""
+def schedule_one(sch: Schedule, block: Any, spec: TargetSpec, *, peel: bool = True) -> None:
+    """Parallel over the outer dimensions of one injective block, vectors along the last.
+
+    With `peel` a rest that does not fill a vector is a loop of its own.
+    """
     loops = sch.get_loops(block)
     if not loops:
         return
@@ -52,7 +56,7 @@ def schedule_one(sch: Schedule, block: Any, spec: TargetSpec) -> None:
     size = extent(sch, loops[-1])
     if size is None or size >= lanes // 2:
         static = all(extent(sch, loop) is not None for loop in loops[:-1])
-        parts = vectorize_inner(sch, loops[-1], lanes, unroll=4, peel=static)
+        parts = vectorize_inner(sch, loops[-1], lanes, unroll=4, peel=static and peel)
         loops = [*loops[:-1], *(parts[:-1] if len(parts) > 1 else [])]
     else:
         loops = loops[:-1]
