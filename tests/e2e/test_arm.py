@@ -1,0 +1,98 @@
+"""Models for ARM, run without Python on emulated processors: the answers alone, never the time."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import compiler
+from compiler.deploy import write_deployment
+
+QEMU = shutil.which("qemu-aarch64")
+ROOT = Path("/usr/aarch64-linux-gnu")
+pytestmark = [
+    pytest.mark.compile,
+    pytest.mark.skipif(
+        QEMU is None or not (ROOT / "lib/libc.so.6").exists(),
+        reason="needs Debian's qemu-user, libc6-arm64-cross and libstdc++6-arm64-cross",
+    ),
+]
+
+
+class Small(torch.nn.Module):
+    """Convolutions of every kind and a dense layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = torch.nn.Conv2d(3, 16, 3, stride=2, padding=1)
+        self.depthwise = torch.nn.Conv2d(16, 16, 3, padding=1, groups=16)
+        self.pointwise = torch.nn.Conv2d(16, 24, 1)
+        self.norm = torch.nn.BatchNorm2d(24)
+        self.dense = torch.nn.Linear(24, 10)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        hidden = torch.relu(self.depthwise(torch.relu(self.stem(image))))
+        hidden = torch.nn.functional.relu6(self.norm(self.pointwise(hidden)))
+        return self.dense(hidden.mean((2, 3)))
+
+
+def emulate(folder: Path, cpu: str, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [QEMU or "", "-cpu", cpu, "-L", str(ROOT), str(folder / "run"), str(folder), *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+
+
+@pytest.fixture(scope="module")
+def model() -> tuple[torch.nn.Module, tuple[torch.Tensor, ...]]:
+    torch.manual_seed(0)
+    return Small().eval(), (torch.randn(1, 3, 32, 32),)
+
+
+@pytest.mark.parametrize("target", ["arm/rpi4", "arm/cortex-a53"])
+def test_float32_agrees_with_pytorch_on_every_core(model, target: str, tmp_path: Path) -> None:
+    net, inputs = model
+    bundle = compiler.compile(net, target, example_inputs=inputs, measure=False, name="small")
+    folder = write_deployment(bundle, tmp_path / "small").path
+    for cpu in ("cortex-a53", "cortex-a72", "max"):
+        done = emulate(folder, cpu, "--selftest", "--json")
+        assert done.returncode == 0, (cpu, done.stderr)
+        result = json.loads(done.stdout)["selftest"]
+        assert result["error"] < 1e-5, (cpu, result)
+
+
+@pytest.mark.parametrize(
+    ("target", "cpu"),
+    [("arm/rpi4", "cortex-a72"), ("arm/neoverse-n1", "neoverse-n1"), ("arm/neoverse-v1", "max")],
+)
+def test_int8_gives_the_bits_of_x86(model, target: str, cpu: str, tmp_path: Path) -> None:
+    net, inputs = model
+    rng = np.random.default_rng(0)
+    calibration = [(rng.standard_normal((1, 3, 32, 32), np.float32),) for _ in range(8)]
+    bundles = [
+        compiler.compile(
+            net, name, example_inputs=inputs, measure=False, name="small",
+            quantize="int8", calibration=calibration,
+        )
+        for name in ("x86", target)
+    ]  # fmt: skip
+    here, there = bundles
+    assert there.manifest.golden_sha256 == here.manifest.golden_sha256
+    folder = write_deployment(there, tmp_path / "small").path
+    done = emulate(folder, cpu, "--selftest", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["selftest"]["same_bits"]
+
+
+def test_code_for_newer_cores_stops_on_older_ones(model, tmp_path: Path) -> None:
+    """What gates features is the processor that was compiled for."""
+    net, inputs = model
+    bundle = compiler.compile(
+        net, "arm/rpi5", example_inputs=inputs, measure=False, name="small"
+    )
+    folder = write_deployment(bundle, tmp_path / "small").path
+    assert emulate(folder, "cortex-a76", "--selftest").returncode == 0
