@@ -141,6 +141,12 @@ class FileError(TilewrightError):
     exit_code = 7
 
 
+class DeployError(TilewrightError):
+    """A model cannot be made ready for a device."""
+
+    exit_code = 9
+
+
 class VerificationError(TilewrightError):
     """A self-test or a required check failed."""
 
@@ -161,6 +167,7 @@ __all__ = [
     "BundleError",
     "CalibrationError",
     "CompileError",
+    "DeployError",
     "DeviceError",
     "DeviceTimeoutError",
     "FileError",
