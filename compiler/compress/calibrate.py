@@ -10,8 +10,9 @@ once, and the result depends on nothing but model, samples, their order and the 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,7 @@ from compiler.compress.plan import (
     Equalization,
     ModelIdentity,
     OperatorPlan,
+    Smoothing,
     TensorPlan,
     WeightPlan,
     base,
@@ -49,7 +51,10 @@ from compiler.compress.ranges import (
     wide_plan,
 )
 from compiler.compress.recipe import FEW_SAMPLES, Quantize
+from compiler.compress.rounding import find_roundings
 from compiler.compress.sites import PlainGraph
+from compiler.compress.smooth import candidates, find_smoothings
+from compiler.compress.turned import turn
 from compiler.compress.widths import Widths, find_widths
 from compiler.errors import CalibrationError
 from schedules.tvm_adapter import GenericConst
@@ -112,6 +117,7 @@ def calibrate(
     work.observe(samples)
     tensors = work.tensors()
     weights = work.weights(tensors)
+    work.roundings(weights)
     corrections = work.corrections(weights) if recipe.correct_bias else {}
     noise = work.noise(tensors, weights, corrections)
     operators = {
@@ -138,6 +144,8 @@ def calibrate(
         operators,
         work.equalizations,
         {name: tuple(map(float, v)) for name, v in corrections.items()},
+        work.smoothings,
+        work.turned,
     )
     return Calibration(plan, work.count, len(work.probes), tuple(work.notes))
 
@@ -158,6 +166,10 @@ class _Calibrator:
     evaluator: Evaluator = field(init=False)
     few_bits: FewBits = field(init=False)
     widths: Widths = field(init=False)
+    smoothings: tuple[Smoothing, ...] = ()
+    factors: dict[str, Array] = field(default_factory=dict)
+    smoothed: dict[str, Observer] = field(default_factory=dict)
+    turned: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.evaluator = Evaluator(self.graph)
@@ -220,6 +232,9 @@ class _Calibrator:
             if observer is None:
                 return
             array = value.numpy()
+            for form in (name, name + NARROW):
+                if form in self.factors:
+                    self.smoothed[form].update(array / self.factors[form].astype(np.float32))
             if not np.isfinite(array).all():
                 raise CalibrationError(
                     f"it holds {'NaN' if np.isnan(array).any() else 'infinities'} for sample "
@@ -231,7 +246,7 @@ class _Calibrator:
             observer.update(array)
             self.few_bits.see(name, array)
 
-        for sample in samples:
+        for sample in self._smooth(iter(samples)):
             tensors = tuple(torch.from_numpy(np.array(a)) for a in sample)
             self.evaluator.run(tensors, visit)
             size = sum(a.nbytes for a in sample)
@@ -242,6 +257,39 @@ class _Calibrator:
             self.progress(self.count, "samples seen")
         self._check_observed()
         self.notes += self.few_bits.settle({n: o.minimum for n, o in self.observers.items()})
+
+    def _smooth(self, samples: Iterator[tuple[Array, ...]]) -> Iterator[tuple[Array, ...]]:
+        """All samples, of which the first are looked at once before to find factors."""
+        found = candidates(self.groups, self.widths, frozenset(self.few_bits.chosen))
+        if not self.recipe.smoothing or not found:
+            return samples
+        first = list(islice(samples, PROBES))
+        self.smoothings = find_smoothings(
+            self.evaluator,
+            found,
+            self.real_weights,
+            [tuple(torch.from_numpy(np.array(a)) for a in sample) for sample in first],
+            self.recipe.smoothing,
+        )
+        for smoothing in self.smoothings:
+            self.factors[smoothing.tensor] = np.asarray(smoothing.factors, np.float64)
+            self.smoothed[smoothing.tensor] = Observer()
+        self.notes.append(f"{len(self.smoothings)} activations smoothed")
+        return chain(first, samples)
+
+    def _observer(self, name: str) -> Observer:
+        """What has seen a tensor as it is stored."""
+        return self.smoothed.get(name) or self.observers[base(name)]
+
+    def _read_factors(self) -> dict[str, Array]:
+        """By operator, what the channels of its input are divided by."""
+        return {n: self.factors[s.tensor] for s in self.smoothings for n in s.readers}
+
+    def _stepped(self, group: Group) -> Array:
+        """The weight of a layer as it is stored, but for scale and rounding."""
+        weight = self.real_weights[group.name]
+        factors = self._read_factors().get(group.name)
+        return weight if factors is None else (weight * factors[:, None]).astype(np.float32)
 
     def _check_observed(self) -> None:
         if self.count < 2:
@@ -275,7 +323,7 @@ class _Calibrator:
                 continue
             for name in members:
                 ranges[name] = choose_range(
-                    self.observers[base(name)], recipe.calibrate, recipe.percentile,
+                    self._observer(name), recipe.calibrate, recipe.percentile,
                     recipe.power_of_two,
                 )  # fmt: skip
             low = min(ranges[name][0] / factor for name, factor in members.items())
@@ -293,7 +341,7 @@ class _Calibrator:
         return {name: plans[name] for name in self._in_order(plans)}
 
     def _seen(self, name: str) -> tuple[float, float]:
-        observer = self.observers[base(name)]
+        observer = self._observer(name)
         return observer.minimum, observer.maximum
 
     def _special(self, members: Mapping[str, float]) -> dict[str, TensorPlan]:
@@ -388,7 +436,7 @@ class _Calibrator:
                 granularity=recipe.weight_granularity,
                 axis=axis,
                 scales=weight_scales(
-                    self.real_weights[group.name], axis,
+                    self._stepped(group), axis,
                     granularity=recipe.weight_granularity, method=method,
                     power_of_two=recipe.power_of_two,
                     bias=None if bias is None else bias.astype(np.float64).reshape(-1),
@@ -443,17 +491,57 @@ class _Calibrator:
             name: (total / len(self.probes)).astype(np.float32) for name, total in totals.items()
         }
 
+    def roundings(self, weights: Mapping[str, WeightPlan]) -> None:
+        """Find which weights are better rounded the other way."""
+        if self.recipe.rounding == "nearest":
+            return
+        layers = {}
+        for group in self.groups:
+            plan = weights.get(group.name)
+            if plan is None or plan.dtype not in WEIGHT_LIMITS:
+                continue
+            exact = self._stepped(group).astype(np.float64) / _steps(plan, group)
+            layers[group.name] = (group, exact, WEIGHT_LIMITS[plan.dtype])
+        self.turned, done = find_roundings(
+            self.evaluator, layers, self.probes, self.progress, self._read_factors()
+        )
+        self.notes.append(
+            f"{len(self.turned)} of {len(layers)} layers rounded by their sums"
+            + ("" if done else ", then interrupted: the others are rounded to the nearest")
+        )
+
     def _rounded(self, weights: Mapping[str, WeightPlan]) -> dict[str, torch.Tensor]:
-        return {
-            name: torch.from_numpy(
-                real_weight(self.real_weights[name], plan)
-                if name in self.few_bits.chosen
-                else fake_quantize_weight(
-                    self.real_weights[name], plan.axis, plan.scales, WEIGHT_LIMITS[plan.dtype]
+        """Weights as the stored ones give them back, in the units of the float model."""
+        found = {}
+        smooth = self._read_factors()
+        for group in self.groups:
+            plan = weights.get(group.name)
+            if plan is None:
+                continue
+            if group.name in self.few_bits.chosen:
+                value = real_weight(self.real_weights[group.name], plan)
+            elif group.name in self.turned:
+                limit = WEIGHT_LIMITS[plan.dtype]
+                exact = self._stepped(group).astype(np.float64) / _steps(plan, group)
+                near = np.clip(np.rint(exact), -limit, limit)
+                value = turn(near, exact, self.turned[group.name], limit) * _steps(plan, group)
+            else:
+                value = fake_quantize_weight(
+                    self._stepped(group), plan.axis, plan.scales, WEIGHT_LIMITS[plan.dtype]
                 )
-            )
-            for name, plan in weights.items()
-        }
+            if group.name in smooth:
+                value = value / smooth[group.name][:, None]
+            found[group.name] = torch.from_numpy(np.asarray(value, np.float32))
+        return found
+
+    def _form(
+        self, name: str, value: torch.Tensor, tensors: Mapping[str, TensorPlan]
+    ) -> torch.Tensor:
+        """A tensor as one of its forms gives it back."""
+        if name not in self.factors:
+            return _fake(value, tensors[name])
+        factors = torch.from_numpy(self.factors[name].astype(np.float32))
+        return _fake(value / factors, tensors[name]) * factors
 
     def noise(
         self,
@@ -485,7 +573,7 @@ class _Calibrator:
                             maker = makers.get(name)
                             made = maker is not None and maker.integer and read == name
                             value = rough[name]
-                            stored[name] = value if made else _fake(value, tensors[read])
+                            stored[name] = value if made else self._form(read, value, tensors)
                     replaced = {1: rounded[site.name]} if head and site.name in rounded else None
                     environment = {**rough, **stored} if head else rough
                     scale = self.few_bits.sign_scale(site.name)
@@ -498,7 +586,7 @@ class _Calibrator:
                         value = value + _channels(corrections[site.name], value, site.kind)
                     if group.integer and site.name == group.output:
                         if site.name in tensors:
-                            value = _fake(value, tensors[site.name])
+                            value = self._form(site.name, value, tensors)
                         wanted = _stored_part(real[site.name], tensors.get(site.name)).double()
                         power[site.name] = power.get(site.name, 0.0) + float((wanted**2).sum())
                         error[site.name] = error.get(site.name, 0.0) + float(
@@ -515,6 +603,13 @@ class _Calibrator:
             # What a mask hides is no signal.
             if power[name] > 0.0 and error[name] > 0.0 and name not in self.widths.masks
         }
+
+
+def _steps(plan: WeightPlan, group: Group) -> Array:
+    """The scales of a weight, along its axis of output channels."""
+    shape = [1] * len(group.site.value.args[1].ty.shape.values)
+    shape[plan.axis] = -1
+    return np.asarray(plan.scales, np.float64).reshape(shape)
 
 
 def _channels(values: Array, like: torch.Tensor, kind: str) -> torch.Tensor:

@@ -274,6 +274,28 @@ class Equalization:
 
 
 @dataclass(frozen=True, slots=True)
+class Smoothing:
+    """An activation whose channels are stored divided by factors, its readers' weights multiplied.
+
+    Attributes:
+        tensor: The plan's name of it: the result of a layer normalization, or its form in 8
+            bits.
+        readers: Names of the products with weights that read it.
+        factors: One positive factor a channel, along the last axis.
+    """
+
+    tensor: str
+    readers: tuple[str, ...]
+    factors: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        _check(
+            len(self.factors) > 0 and all(math.isfinite(f) and f > 0 for f in self.factors),
+            "factors are not positive numbers",
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class ModelIdentity:
     """Which model a plan is for.
 
@@ -301,6 +323,9 @@ class CompressionPlan:
         equalizations: Applied to the weights first, in order.
         bias_corrections: Added to the outputs of operators, by name: one number a channel, in
             units of the model, before the epilogue's activation.
+        smoothings: Activations with factors for their channels.
+        roundings: Which weights of an operator are not rounded to the nearest, by its name, as
+            `compiler.compress.rounding` packs it.
         schema: Name and version of the format.
     """
 
@@ -310,6 +335,8 @@ class CompressionPlan:
     operators: Mapping[str, OperatorPlan]
     equalizations: tuple[Equalization, ...] = ()
     bias_corrections: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    smoothings: tuple[Smoothing, ...] = ()
+    roundings: Mapping[str, str] = field(default_factory=dict)
     schema: str = SCHEMA
 
     def __post_init__(self) -> None:
@@ -322,6 +349,25 @@ class CompressionPlan:
                         f"operator {name!r} is int8, but its input {read!r} is no tensor of "
                         "the plan",
                     )
+        for smoothing in self.smoothings:
+            for name in smoothing.readers:
+                _check(
+                    name in self.operators and smoothing.tensor in self.operators[name].inputs,
+                    f"operator {name!r} does not read {smoothing.tensor!r}, which is smoothed",
+                )
+            others = [
+                name
+                for name, o in self.operators.items()
+                if smoothing.tensor in o.inputs
+                and o.precision not in FLOATS
+                and name not in smoothing.readers
+            ]
+            _check(
+                not others,
+                f"{smoothing.tensor!r} is smoothed, but {', '.join(others)} does not know",
+            )
+        for name in self.roundings:
+            _check(name in self.operators, f"rounding of an unknown operator {name!r}")
         for name in self.bias_corrections:
             _check(name in self.operators, f"bias correction of an unknown operator {name!r}")
         for name, tensor in self.tensors.items():
@@ -503,6 +549,7 @@ __all__ = [
     "Equalization",
     "ModelIdentity",
     "OperatorPlan",
+    "Smoothing",
     "TensorPlan",
     "WeightPlan",
     "base",

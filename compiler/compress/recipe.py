@@ -50,6 +50,8 @@ WORDS: Mapping[str, tuple[str, str]] = {
 }
 #: What the first and the last layers get where others have weights of one or two bits.
 ENDS = ("int8", "float32", "same")
+#: Ways to round weights.
+ROUNDINGS = ("nearest", "adaround")
 #: Samples below which the report says that there were few.
 FEW_SAMPLES = 16
 
@@ -96,6 +98,11 @@ class Quantize:
         power_of_two: All scales are powers of two, and zero points 0, for hardware that only
             shifts.
         equalize: Equalize the channels of neighbouring layers first, where that is exact.
+        smooth: Share of the difficulty that moves from the channels of normalized activations
+            to the weights that read them (SmoothQuant), 0 to 1; 0 for none of it. By default
+            0.5 where activations have ranges from calibration and scales are no powers of two.
+        rounding: How weights are rounded: to the ``nearest``, or as is best for the sums of the
+            layer on calibration samples (``adaround``).
         correct_bias: Correct the mean error that rounded weights make in each channel.
         samples: Most calibration samples to look at.
     """
@@ -109,6 +116,8 @@ class Quantize:
     power_of_two: bool = False
     equalize: bool = False
     correct_bias: bool = True
+    smooth: float | None = None
+    rounding: str = "nearest"
     samples: int = 512
 
     def __post_init__(self) -> None:
@@ -158,6 +167,26 @@ class Quantize:
                 where="quantize",
                 hint="give a number above 50, at most 100, such as 99.99",
             )
+        number = isinstance(self.smooth, int | float) and not isinstance(self.smooth, bool)
+        if self.smooth is not None and not (number and 0.0 <= self.smooth <= 1.0):
+            raise InputError(
+                f"smooth is {self.smooth!r}",
+                where="quantize",
+                hint="give a share from 0 to 1, such as 0.5",
+            )
+        _one_of("rounding", self.rounding, ROUNDINGS)
+        if self.rounding != "nearest" and form.dtype not in ("int8", "int4"):
+            raise InputError(
+                f"weights as {self.weights!r} are not rounded to steps of a scale",
+                where="quantize",
+                hint="leave out rounding, or give int8 or int4 weights",
+            )
+        if (self.smooth or self.rounding != "nearest") and self.scheme != "int8":
+            raise InputError(
+                "smooth and rounding belong to activations with ranges from calibration",
+                where="quantize",
+                hint='leave them out, or give activations="int8/tensor"',
+            )
         keep = [self.keep] if isinstance(self.keep, str) else list(self.keep)
         if not all(isinstance(name, str) and name for name in keep):
             raise InputError(
@@ -197,6 +226,13 @@ class Quantize:
     def weight_granularity(self) -> str:
         """``channel``, ``tensor`` or ``group``."""
         return self.weight_form.granularity
+
+    @property
+    def smoothing(self) -> float:
+        """`smooth`, or its default."""
+        if self.smooth is not None:
+            return self.smooth
+        return 0.5 if self.scheme == "int8" and not self.power_of_two else 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """The options as JSON values, for the plan."""

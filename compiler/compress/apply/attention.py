@@ -92,6 +92,10 @@ def layer_norm(q: Quantizer, site: Site, operator: OperatorPlan) -> Any:
         gamma = np.ones(length)
     if not a.center:
         beta = np.zeros(length)
+    if (factors := q.smoothed(operator.output)) is not None:
+        if len(factors) != length:
+            raise q.error(site, f"{len(factors)} factors for rows of {length}")
+        gamma, beta = gamma / factors, beta / factors
     source, result = q.tensor(operator.inputs[0]), q.result(site, operator)
     unit = 2.0**rows.GUARD / result.scale
     gain, bias = gamma * unit, np.rint(beta * unit)

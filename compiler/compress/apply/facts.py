@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -43,6 +44,25 @@ TABLES: Mapping[str, Callable[[float], float]] = {
     "nn.gelu_tanh": _tanh_gelu,
     "erf": math.erf,
 }
+
+
+#: Convolutions and products, which alone compute on numbers of 16 bits.
+HEAVY = frozenset({"nn.conv1d", "nn.conv2d", "nn.conv2d_transpose", "matmul"})
+_MARK = re.compile(r"@(bfloat16)@")
+
+
+def marked_name(name: str, precision: str) -> str:
+    """A variable's name that says in which precision of floats its operator computes.
+
+    Names are what passes keep of a variable, and operators of Relax have no such attribute.
+    """
+    return name if precision == "float32" else f"{name}@{precision}@"
+
+
+def precision_mark(name: str) -> str:
+    """The precision in a name of `marked_name`'s."""
+    found = _MARK.search(name)
+    return "float32" if found is None else found[1]
 
 
 def clip_limits(site: Site) -> tuple[float, float]:

@@ -18,7 +18,14 @@ import numpy as np
 import numpy.typing as npt
 
 from compiler.compress import low_bits, reference
-from compiler.compress.apply.facts import along, clip_limits, clip_real, scale_inputs
+from compiler.compress.apply.facts import (
+    HEAVY,
+    along,
+    clip_limits,
+    clip_real,
+    marked_name,
+    scale_inputs,
+)
 from compiler.compress.apply.floats import sum_in_order
 from compiler.compress.operators import call
 from compiler.compress.plan import (
@@ -32,6 +39,7 @@ from compiler.compress.plan import (
     base,
 )
 from compiler.compress.sites import PlainGraph, Site
+from compiler.compress.turned import turn
 from compiler.errors import PlanError
 from schedules.tvm_adapter import GenericConst, relax
 
@@ -159,7 +167,16 @@ class Quantizer:
             if site.kind:
                 self.applied.real.append(site.name)
             value = sum_in_order(self.substitute(site.value), site)
-            self.real[site.variable] = self.emit(value, site)
+            precision = "float32" if operator is None else operator.precision
+            if precision != "float32" and (site.kind not in HEAVY or precision == "float16"):
+                raise PlanError(
+                    f"{site.kind or 'it'} has no form in {precision}",
+                    where=site.name,
+                    hint="only convolutions and products compute on bfloat16: give it float32 in "
+                    "the plan",
+                )
+            name = marked_name(str(site.variable.name), precision)
+            self.real[site.variable] = self.builder.emit(value, name)
             return
         handler = self.handlers.get((operator.precision, site.kind))
         if handler is None:
@@ -251,10 +268,28 @@ class Quantizer:
             )
         return self.sign_only[name]
 
+    def smoothed(self, name: str) -> Array | None:
+        """What the channels of a tensor are divided by; None for nothing."""
+        found = (s for s in self.plan.smoothings if s.tensor == name)
+        return next((np.asarray(s.factors, np.float64) for s in found), None)
+
     def narrowed(self, name: str) -> Any:
         """The form in 8 bits of a tensor that is stored in 16."""
         source, result = self.plan.tensors[base(name)], self.plan.tensors[name]
         ratio = float(source.scale) / result.scale
+        factors = self.smoothed(name)
+        if factors is not None:
+            multipliers, shift = reference.fixed_point(ratio / factors)
+            owner = base(name).partition(":")[0]
+            low, high = result.limits
+            value = call(
+                "requantize", self.stored[base(name)],
+                self.constants.constant(np.zeros(1, np.int32), f"{owner}.zero"),
+                self.constants.constant(multipliers, f"{owner}.smooth"),
+                shift=shift, zero_point=result.zero_point, low=low, high=high,
+                dtype=result.dtype,
+            )  # fmt: skip
+            return self.builder.emit(value)
         try:
             (factor,), shift = reference.small_factors([ratio], reference.WIDE_FACTOR_BITS)
         except ValueError as error:
@@ -320,6 +355,12 @@ class Quantizer:
             limit = WEIGHT_LIMITS[plan.dtype]
             stored = stored if limit == WEIGHT_LIMIT else np.clip(stored, -limit, limit)
             scales = plan.scales
+            if (packed := self.plan.roundings.get(site.name)) is not None:
+                exact = real / along(np.asarray(scales, np.float64), real.ndim, plan.axis)
+                try:
+                    stored = turn(stored, exact, packed, limit)
+                except ValueError as error:
+                    raise self.error(site, str(error)) from error
         return stored, np.broadcast_to(np.asarray(scales, np.float64), (channels,))
 
     def real_weight(self, site: Site, operator: OperatorPlan) -> Array:
@@ -335,6 +376,11 @@ class Quantizer:
                 weight = weight / along(factors, weight.ndim, axis)
             if equalization.second == site.name:
                 weight = scale_inputs(weight, factors, site)
+        for smoothing in self.plan.smoothings:
+            if site.name in smoothing.readers:
+                if len(smoothing.factors) != weight.shape[0] or site.kind != "matmul":
+                    raise self.error(site, "the factors of its input do not fit")
+                weight = scale_inputs(weight, np.asarray(smoothing.factors, np.float64), site)
         return weight
 
     def epilogue(self, site: Site, operator: OperatorPlan, channels: int) -> Epilogue:

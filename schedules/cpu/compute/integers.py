@@ -81,7 +81,7 @@ def requantize(
     """int32 sums as 8-bit integers; bias and multiplier broadcast against them."""
 
     def element(*index: Any) -> Any:
-        value = x[index] + _at(bias, index, x.shape)
+        value = x[index].astype("int32") + _at(bias, index, x.shape)
         value = scale(value, _at(multiplier, index, x.shape), shift, zero_point)
         return saturate(value, low, high, dtype)
 
