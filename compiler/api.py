@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from compiler.accelerate import HostOption, recipe_for, split_target
 from compiler.errors import (
     CompileError,
     InputError,
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
 
     from compiler.tune.events import Listener
     from compiler.tune.options import Tune
+    from compiler.runtime.vta.devices import Device
     from compiler.tune.result import TuneResult
 
     Array = npt.NDArray[np.generic]
@@ -83,6 +85,7 @@ def compile(  # noqa: A001 - the name users expect
     quantize: QuantizeOption = None,
     calibration: Iterable[Any] | None = None,
     evaluate: Metric | None = None,
+    host: HostOption = None,
 ) -> Bundle:
     """Compile a trained model.
 
@@ -126,6 +129,8 @@ def compile(  # noqa: A001 - the name users expect
             `example_inputs`; batches of several are taken apart. Needed to make a plan.
         evaluate: A metric: called with something that runs the model, as ``run(*inputs)``, it
             returns a number. It is taken in PyTorch and quantized, for the report.
+        host: Of a target ``vta``: the processor that its other operators are compiled for. By
+            default this machine, where VTA is simulated; ``"board"`` for the one beside it.
 
     Raises:
         TargetError: The target is unknown, damaged or not available yet, or this machine
@@ -146,17 +151,22 @@ def compile(  # noqa: A001 - the name users expect
     """
     from compiler.build import build
     from compiler.lower import lower
+    from compiler.lower.vta.offload import require_shifts
     from compiler.tune.options import Tune
 
     search = Tune.parse(tune)
     precision = read_precision(precision)
     required = read_required(require_tuned)
+    spec = choose_target(target, measure=measure)
+    devices = split_target(spec, host)
     request = read_request(
-        quantize, calibration, evaluate,
+        recipe_for(quantize, devices), calibration, evaluate,
         precision=precision,
         dynamic=dynamic_batch or dynamic_shapes is not None,
     )  # fmt: skip
-    spec = choose_target(target, measure=measure)
+    if devices.accelerator is not None:
+        # From here on `spec` is the processor; the accelerator gets its share when lowering.
+        spec = require_runnable(devices.code, measure=measure)
     if evaluate is not None and missing_features(spec):
         raise InputError(
             f"this machine cannot run code for {spec.name}, so that evaluate has nothing to run",
@@ -176,11 +186,13 @@ def compile(  # noqa: A001 - the name users expect
     )
     with log.time("frontend", "reference outputs"):
         expected = source.reference()
-    request = settle_request(request, imported)
+    request = settle_request(request, imported, precision)
     plan, calibrated, golden = None, None, expected
     if request is not None:
         with _as_compile_error("compress", spec):
             plan, calibrated = make_plan(request, imported, spec, log, progress)
+            if devices.accelerator is not None:
+                require_shifts(plan, devices.target.name)
             if not runs_here:
                 golden = golden_outputs(imported, spec, plan, source, log)
     if tolerance is None:
@@ -195,8 +207,9 @@ def compile(  # noqa: A001 - the name users expect
             raise KeyboardInterrupt
     with _as_compile_error("lower", spec):
         lowered = lower(
-            imported, spec, log, select=store.selector(threads), precision=precision, plan=plan
-        )
+            imported, spec, log, select=store.selector(threads), precision=precision, plan=plan,
+            accelerator=devices.accelerator,
+        )  # fmt: skip
     require_tuned_share(lowered.kernels, required, target=spec, precision=precision, records=store)
     with _workdir() as workdir:
         with _as_compile_error("build", spec):
@@ -209,6 +222,7 @@ def compile(  # noqa: A001 - the name users expect
                 reference=None if runs_here else golden,
                 precision=precision if plan is None else "int8",
                 plan=plan,
+                target=devices.target,
             )
     _check_error(bundle, expected, tolerance)
     metrics = _metrics(request, source, bundle, log)
@@ -308,7 +322,7 @@ def tune_model(
     _, imported = _import(
         model, example_inputs, dynamic_shapes, name, log, dynamic_batch=dynamic_batch
     )
-    request, plan = settle_request(request, imported), None
+    request, plan = settle_request(request, imported, precision), None
     if request is not None:
         with _as_compile_error("compress", spec):
             plan, _ = make_plan(request, imported, spec, log, progress)
@@ -319,19 +333,21 @@ def tune_model(
         )  # fmt: skip
 
 
-def load(path: str | Path, *, threads: int | None = None) -> Bundle:
+def load(path: str | Path, *, threads: int | None = None, device: Device = None) -> Bundle:
     """Read a bundle after checking it; none of its code is loaded before it is first run.
 
     Args:
         path: A zip file or a folder that `Bundle.save` wrote.
         threads: Threads to run on; by default as many as it was compiled for.
+        device: Of a bundle for VTA, what its programs run on: ``"simulator"`` (or None), a
+            board's name (``"pynq"``, ``"ultra96"``, ...) or TOML file, or a driver.
 
     Raises:
         BundleError: It is damaged, foreign, newer than this release or for another machine.
         FileError: It cannot be read.
         InputError: `threads` cannot be had.
     """
-    return read_bundle(path, threads=threads, read_report=Report.from_json)
+    return read_bundle(path, threads=threads, read_report=Report.from_json, device=device)
 
 
 def choose_target(target: str | Path | TargetSpec, *, measure: bool) -> TargetSpec:
@@ -347,6 +363,15 @@ def choose_target(target: str | Path | TargetSpec, *, measure: bool) -> TargetSp
     """
     spec = get_target(target)
     require_available(spec)
+    return require_runnable(spec, measure=measure)
+
+
+def require_runnable(spec: TargetSpec, *, measure: bool) -> TargetSpec:
+    """The target, if this machine can do what is asked.
+
+    Raises:
+        TargetError: It cannot run the target's code, and a measurement was asked for.
+    """
     lacking = missing_features(spec)
     if lacking and measure:
         raise TargetError(

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from compiler.compress.plan import (
     FLOATS,
+    WEIGHT_BITS,
     CompressionPlan,
     ModelIdentity,
     OperatorPlan,
+    WeightPlan,
     model_identity,
 )
 from compiler.compress.recipe import Quantize
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
 QuantizeOption: TypeAlias = "str | Path | Quantize | CompressionPlan | None"
 #: A user's metric: takes something that runs the model, gives a number.
 Metric: TypeAlias = "Callable[[Callable[..., Any]], float]"
+#: How the reason of an operator begins that the user keeps in float32.
+KEPT = "kept in float32"
 #: Largest error against PyTorch in float32 that is accepted by default: a check against
 #: nonsense. Whether int8 is accurate enough only a metric can say.
 QUANTIZED_TOLERANCE = 0.5
@@ -66,12 +70,14 @@ class Request:
         plan: A plan that was given.
         calibration: Samples to make a plan of.
         evaluate: The user's metric, None for none.
+        precision: Of the convolutions and products that are not compressed.
     """
 
     recipe: Quantize | None
     plan: CompressionPlan | None
     calibration: Iterable[Any] | None
     evaluate: Metric | None
+    precision: str = "float32"
 
 
 def read_request(
@@ -94,7 +100,7 @@ def read_request(
         if calibration is not None:
             raise _nothing_to_quantize("calibration")
         # A model that was quantized elsewhere can be judged, too: `settle_request` looks.
-        return None if evaluate is None else Request(None, None, None, evaluate)
+        return None if evaluate is None else Request(None, None, None, evaluate, precision)
     recipe: Quantize | None = None
     plan: CompressionPlan | None = None
     if isinstance(quantize, CompressionPlan):
@@ -103,11 +109,12 @@ def read_request(
         parsed = Quantize.parse(quantize)
         recipe = parsed if isinstance(parsed, Quantize) else None
         plan = CompressionPlan.load(parsed) if isinstance(parsed, Path) else None
-    if precision != "float32":
+    if precision != "float32" and plan is not None:
         raise InputError(
-            f"quantize excludes precision={precision!r}: what is not int8 stays float32",
+            f"a plan says in which precision each operator computes, and precision={precision!r} "
+            "was given, too",
             where="precision",
-            hint="leave one of them out",
+            hint="leave it out, or edit the plan",
         )
     if evaluate is not None and not callable(evaluate):
         raise InputError(
@@ -142,10 +149,10 @@ def read_request(
             where="calibration",
             hint='leave it out, or give quantize="int8" to make a new plan',
         )
-    return Request(recipe, plan, calibration, evaluate)
+    return Request(recipe, plan, calibration, evaluate, precision)
 
 
-def settle_request(request: Request | None, imported: Imported) -> Request | None:
+def settle_request(request: Request | None, imported: Imported, precision: str) -> Request | None:
     """What is to be done, now that the model is known.
 
     A model that was quantized elsewhere brings a plan of its own, unless another one is asked
@@ -159,7 +166,7 @@ def settle_request(request: Request | None, imported: Imported) -> Request | Non
         if nothing and request is not None:
             raise _nothing_to_quantize("evaluate")
         return request
-    return request or Request(None, None, None, None)
+    return request or Request(None, None, None, None, precision)
 
 
 def _nothing_to_quantize(given: str) -> InputError:
@@ -191,6 +198,38 @@ def make_plan(
         CalibrationError: The samples do not do.
         InputError: An option names a layer that there is not.
     """
+    plan, calibrated = _make_plan(request, imported, target, log, progress)
+    if request.precision == "bfloat16":
+        plan = _on_bfloat16(plan)
+        calibrated = None if calibrated is None else replace(calibrated, plan=plan)
+    return plan, calibrated
+
+
+def _on_bfloat16(plan: CompressionPlan) -> CompressionPlan:
+    """A plan in which convolutions and products that are not compressed compute on bfloat16.
+
+    What the user keeps in float32 stays there.
+    """
+    from compiler.compress.apply.facts import HEAVY
+
+    return replace(
+        plan,
+        operators={
+            name: replace(o, precision="bfloat16")
+            if o.kind in HEAVY and o.precision == "float32" and not o.why.startswith(KEPT)
+            else o
+            for name, o in plan.operators.items()
+        },
+    )
+
+
+def _make_plan(
+    request: Request,
+    imported: Imported,
+    target: TargetSpec,
+    log: StageLog,
+    progress: Callable[[str, str], None] | None,
+) -> tuple[CompressionPlan, Calibration | None]:
     from compiler.compress.calibrate import calibrate
     from compiler.compress.samples import check_static, read_samples
     from compiler.compress.weights import weight_plan, with_tables
@@ -396,8 +435,15 @@ def _layer(name: str, operator: OperatorPlan, imported: Imported) -> LayerRow:
         why=operator.why,
         sqnr=None if noise is None else Figure(noise, "dB", "simulated"),
         bytes_before=None if array is None else Figure.measured(array.nbytes, "B"),
-        bytes_after=None if array is None else Figure.measured(array.size, "B"),
+        bytes_after=None if array is None else Figure.measured(_stored_bytes(weight, array), "B"),
     )
+
+
+def _stored_bytes(weight: WeightPlan | None, array: Array) -> int:
+    """Bytes of a weight's codes."""
+    if weight is None:
+        return array.nbytes
+    return -(-array.size * (weight.bits or WEIGHT_BITS[weight.dtype]) // 8)
 
 
 __all__ = [

@@ -17,7 +17,8 @@ from compiler.lower.legalize_kernels import legalize_kernels
 from compiler.lower.lift_constants import lift_constants
 from compiler.lower.parameters import Array, ParameterTable
 from compiler.lower.reduce_precision import PrecisionSummary, reduce_precision
-from compiler.stages import Imported, KernelInfo, Lowered, StageLog
+from compiler.lower.vta.offload import Accelerator, describe_regions, offload
+from compiler.stages import Imported, KernelInfo, Lowered, StageLog, VtaPart
 from schedules.cpu.default import schedule_module
 from schedules.cpu.intrinsics.bf16 import native_lanes
 from schedules.selection import Selector, defaults_only
@@ -56,7 +57,8 @@ class Lowering:
         imported: The model as it came.
         target: What to compile for.
         select: Says which choice serves a kernel.
-        precision: ``float32``, or ``bfloat16`` for the operands of heavy operators.
+        precision: ``float32``, or ``bfloat16`` for the operands of heavy operators; a plan
+            says so of each operator.
         plan: What becomes integers; None for nothing.
         table: Names of the parameters while they are constants.
         chosen: What was chosen for each tunable function, by name.
@@ -65,6 +67,8 @@ class Lowering:
         reduced: What runs in which precision, once that is decided.
         quantized: What became integers, once the plan is applied.
         folds: Normalizations that were folded into weights.
+        accelerator: A VTA that layers are lowered to; None for none.
+        vta: The programs, once they are there.
     """
 
     imported: Imported
@@ -79,6 +83,8 @@ class Lowering:
     reduced: PrecisionSummary = field(default_factory=PrecisionSummary)
     quantized: Applied = field(default_factory=Applied)
     folds: list[Fold] = field(default_factory=list)
+    accelerator: Accelerator | None = None
+    vta: VtaPart | None = None
 
     def bind_parameters(self, module: IRModule) -> IRModule:
         """Make constants of the parameters of `main`."""
@@ -94,16 +100,39 @@ class Lowering:
         module, self.quantized = apply_plan(module, self.table, self.plan)
         return module
 
+    def offload(self, module: IRModule) -> IRModule:
+        """VTA programs in the place of the layers that VTA computes."""
+        if self.accelerator is None:
+            return module
+        module, self.vta = offload(module, self.table.name_of, self.accelerator)
+        return module
+
+    def describe_offload(self) -> str:
+        """What runs on VTA, for the log."""
+        if self.vta is None:
+            return ""
+        layers = sum(len(region.layers) for region in self.vta.regions)
+        return (
+            f"{layers} layers in {len(self.vta.regions)} programs, {len(self.vta.host)} operators "
+            "on the host"
+        )
+
     def reduce_precision(self, module: IRModule) -> IRModule:
         """Convolutions and products on bfloat16, if that is asked for."""
-        if self.precision != "bfloat16":
-            return module
-        module, self.reduced = reduce_precision(module, self.table)
+        if self._reduces():
+            marked = self.plan is not None
+            module, self.reduced = reduce_precision(module, self.table, marked_only=marked)
         return module
+
+    def _reduces(self) -> bool:
+        """Whether anything computes on bfloat16: a plan says so itself."""
+        if self.plan is None:
+            return self.precision == "bfloat16"
+        return any(o.precision == "bfloat16" for o in self.plan.operators.values())
 
     def describe_precision(self) -> str:
         """What runs in which precision, for the log."""
-        if self.precision != "bfloat16":
+        if not self._reduces():
             return ""
         return self.reduced.describe(native=bool(native_lanes(self.target)))
 
@@ -128,6 +157,7 @@ def graph_passes(state: Lowering) -> list[Step]:
     """Passes up to fused groups of canonical operators: nothing is decided yet."""
     t = relax.transform
     table = state.table
+    offloading = [Step("OffloadToVta", state.offload, state.describe_offload)]
     return [
         # The graph: fold what is known, choose layouts.
         Step("BindParameters", state.bind_parameters),
@@ -139,6 +169,7 @@ def graph_passes(state: Lowering) -> list[Step]:
             state.quantize,
             lambda: "" if state.plan is None else state.quantized.describe(),
         ),
+        *(offloading if state.accelerator is not None else ()),
         Step("ChannelsLast", lambda m: channels_last(m, table)),
         Step("FoldConstantsAgain", lambda m: fold_constants(m, table)),
         Step("ReducePrecision", state.reduce_precision, state.describe_precision),
@@ -229,6 +260,7 @@ def lower(
     precision: str = "float32",
     plan: CompressionPlan | None = None,
     observe: Observer | None = None,
+    accelerator: Accelerator | None = None,
 ) -> Lowered:
     """Lower an imported model to scheduled TIR and virtual-machine calls.
 
@@ -241,20 +273,23 @@ def lower(
         precision: ``float32``, or ``bfloat16`` for the operands of heavy operators.
         plan: What runs on integers; the same plan gives the same bits on every target.
         observe: Called after each pass, to dump or to check the module.
+        accelerator: A VTA beside the target's processor, for layers of int8 plans whose
+            scales are powers of two.
 
     Raises:
         ModelError: The model holds a dtype that there are no kernels for.
         PlanError: The plan does not fit the model.
     """
     check_dtypes(imported, target)
-    state = Lowering(imported, target, select, precision, plan)
+    state = Lowering(imported, target, select, precision, plan, accelerator=accelerator)
     module = run_steps(pipeline(state), imported.module, target, log, observe)
     return Lowered(
         module=module,
         inputs=imported.inputs,
         outputs=imported.outputs,
         parameters=state.parameters,
-        kernels=state.kernels,
+        kernels=state.kernels + (() if state.vta is None else describe_regions(state.vta)),
         planned_activation_bytes=planned_activation_bytes(module),
         name=imported.name,
+        vta=state.vta,
     )

@@ -17,6 +17,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from compiler.compress.apply.facts import precision_mark
 from compiler.lower.graph import dtype_of, is_constant, operator_name
 from compiler.lower.parameters import ParameterTable, value_of
 from schedules.tvm_adapter import IRModule, relax
@@ -69,14 +70,23 @@ class PrecisionSummary:
         return text
 
 
-def reduce_precision(module: IRModule, table: ParameterTable) -> tuple[IRModule, PrecisionSummary]:
+def reduce_precision(
+    module: IRModule, table: ParameterTable, *, marked_only: bool = False
+) -> tuple[IRModule, PrecisionSummary]:
     """Apply the pass to `main`, whose weights are constants.
 
     A module without a heavy operator in float32 comes back as it is.
+
+    Args:
+        module: The module.
+        table: Names of its constants.
+        marked_only: Whether a compression plan says which operators compute on bfloat16
+            (`compiler.compress.apply.facts.marked_name`). What the others read is then not
+            stored as bfloat16 for anybody's sake.
     """
     variable = module.get_global_var("main")
     main = module[variable]
-    plan = _Plan(main)
+    plan = _Plan(main, marked_only)
     if not plan.summary.reduced:
         return module, plan.summary
     rewriter = _Rewriter(plan, table)
@@ -131,17 +141,21 @@ class _Plan:
     Attributes:
         stored: Variables that exist as bfloat16; readers of float32 widen it.
         outputs: Variables that leave the function, in float32.
+        exact: Variables that an operator reads that a plan keeps in float32.
         derived: Variables that depend on a heavy operator's result.
         summary: Counts for the log.
     """
 
-    def __init__(self, function: Any) -> None:
+    def __init__(self, function: Any, marked_only: bool) -> None:
+        self.marked_only = marked_only
         self.stored: set[Any] = set()
         self.outputs: set[Any] = set()
+        self.exact: set[Any] = set()
         self.summary = PrecisionSummary()
         bindings = [b for block in function.body.blocks for b in block.bindings]
         self.sources = {b.var: b.value for b in bindings}
         self._find_outputs(function.body.body)
+        self._find_exact(bindings)
         self.derived = self._find_derived(bindings)
         for binding in reversed(bindings):
             self._look_at(binding.var, binding.value)
@@ -161,6 +175,20 @@ class _Plan:
             elif isinstance(value, relax.TupleGetItem):
                 self._find_outputs(value.tuple_value)
 
+    def is_heavy(self, variable: Any, value: Any) -> bool:
+        """Whether an operator is to compute on bfloat16."""
+        if not _is_heavy(value):
+            return False
+        return not self.marked_only or precision_mark(str(variable.name)) == LOW
+
+    def _find_exact(self, bindings: list[Any]) -> None:
+        """What operators read that are to compute in float32, though they could do otherwise."""
+        for binding in reversed(bindings):
+            value = binding.value
+            kept = _is_heavy(value) and not self.is_heavy(binding.var, value)
+            if kept or (_is_move(value) and binding.var in self.exact):
+                self.exact.update(v for v in _tensors(value) if isinstance(v, relax.Var))
+
     def _find_derived(self, bindings: list[Any]) -> set[Any]:
         """The variables that depend on a heavy operator's result.
 
@@ -170,7 +198,8 @@ class _Plan:
         derived: set[Any] = set()
         for binding in bindings:
             value = binding.value
-            if _is_heavy(value) or any(v in derived for v in _variables(value)):
+            heavy = self.is_heavy(binding.var, value)
+            if heavy or any(v in derived for v in _variables(value)):
                 derived.add(binding.var)
         return derived
 
@@ -180,7 +209,7 @@ class _Plan:
         if isinstance(value, relax.TupleGetItem):
             if variable in self.stored:
                 self._store(value.tuple_value)
-        elif _is_heavy(value):
+        elif self.is_heavy(variable, value):
             self.summary.reduced[name] += 1
             self._mark(value)
         elif _is_move(value):
@@ -205,7 +234,7 @@ class _Plan:
                 self._store(operand)
 
     def _store(self, variable: Any) -> None:
-        if variable not in self.outputs:
+        if variable not in self.outputs and variable not in self.exact:
             self.stored.add(variable)
 
 
@@ -244,7 +273,7 @@ class _Rewriter:
             item = self.builder.emit(relax.TupleGetItem(kept[source], value.index), name)
             (self.low if dtype_or_none(item) == LOW else self.high)[variable] = item
             return
-        if _is_heavy(value):
+        if plan.is_heavy(variable, value):
             new = self._heavy(value)
         elif _is_move(value) and variable in plan.stored:
             self.low[variable] = self.builder.emit(

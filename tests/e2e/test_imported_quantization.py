@@ -42,7 +42,7 @@ def imported(name: str) -> Imported:
 
 
 def plan_of(model: Imported) -> CompressionPlan:
-    request = settle_request(None, model)
+    request = settle_request(None, model, "float32")
     assert request is not None
     return make_plan(request, model, get_target("x86"), StageLog())[0]
 

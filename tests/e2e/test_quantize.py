@@ -181,7 +181,6 @@ def test_other_weights_are_remarked(bundle: Bundle) -> None:
         ({"quantize": "int3"}, InputError, "int3"),
         ({"quantize": None}, InputError, "nothing is to be quantized"),
         ({"dynamic_batch": True}, CalibrationError, "fixed sizes"),
-        ({"precision": "bfloat16"}, InputError, "precision"),
         ({"evaluate": 3}, InputError, "not a function"),
     ],
 )
