@@ -12,7 +12,9 @@ from schedules.vta.work import Copy, Pool, Product, Refused, Work
 from targets.vta.config import VtaConfig
 
 #: Tilings that the model looks at closely, of those that the rough one finds fastest.
-_LOOKED_AT = 16
+_LOOKED_AT = 40
+#: Of these, tilings with which zeros around the image are loaded, too.
+_PADDED = 4
 #: Heights of tiles that are candidates for each size of their blocks.
 _HEIGHTS = 3
 #: Answers that are kept.
@@ -44,12 +46,12 @@ def _choose(work: Work, config: VtaConfig) -> Tiling:
         raise Refused("no tiling fits; of one pixel and one block: "
                       + Layout(work, smallest, config).refusal())  # fmt: skip
     best = (math.inf, ranked[0][2])
-    for _, _, tiling in ranked[:_LOOKED_AT]:
-        for borders in BORDERS:
+    for n, (_, _, tiling) in enumerate(ranked[:_LOOKED_AT]):
+        for borders in BORDERS if n < _PADDED else BORDERS[:1]:
             layout = Layout(work, replace(tiling, borders=borders), config)
             if (borders != tiling.borders and not has_borders(work)) or layout.refusal():
                 continue
-            cycles = estimated_cycles(layout, best[0])
+            cycles = estimated_cycles(layout, best[0], alone=False)
             if cycles < best[0]:
                 best = (cycles, layout.tiling)
     return best[1]

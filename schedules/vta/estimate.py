@@ -45,14 +45,16 @@ class _Cost(NamedTuple):
     compute: float
 
 
-def estimated_cycles(layout: Layout, most: float = math.inf) -> float:
-    """Cycles of a layer alone, estimated.
+def estimated_cycles(layout: Layout, most: float = math.inf, *, alone: bool = True) -> float:
+    """Cycles of a layer, estimated.
 
     Args:
         layout: The layer with its tiling.
         most: More is as good as infinity; less work is done for what takes longer.
+        alone: Whether it is a program of its own. If not, its first loads run while the layer
+            before is computed, and its last stores while the next one is.
     """
-    model = _Model(layout)
+    model = _Model(layout, alone=alone)
     for tile in layout.tiles():
         model.tile(tile)
         if model.cycles > most:
@@ -104,10 +106,14 @@ def rough_cycles(layout: Layout) -> float:
         blocks = work.blocks if product.diagonal else product.source[0]
         inputs += again * blocks * heights.loaded * widths.loaded * config.inp_bytes / bus
         loads = places * channels * parts * 2.0
+    compute += PIPELINE_CYCLES * instructions * places * channels
+    # Bursts of eight elements, more or less.
+    stored = pixels * (STORE_ELEMENT_CYCLES + STORE_BURST_CYCLES * config.out_bytes / 128)
+    if t.halves == 1:  # nothing is computed while a tile is stored, but for the next one's zeros
+        compute += (stored - pixels) * (1 - 1 / (places * channels))
     return max(
-        compute + PIPELINE_CYCLES * instructions * places * channels,
-        weights * config.wgt_bytes / bus + inputs + _LOAD_CYCLES * loads,
-    )
+        compute, stored, weights * config.wgt_bytes / bus + inputs + _LOAD_CYCLES * loads
+    )  # fmt: skip
 
 
 def least_cycles(work: Work) -> float:
@@ -154,10 +160,11 @@ def _extents(layout: Layout, product: Windowed, axis: int, total: int, size: int
 
 
 class _Model:
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: Layout, *, alone: bool) -> None:
         self.layout = layout
         self.work = layout.work
         self.config = layout.config
+        self._alone = alone
         self._inp = (_Half(), _Half())
         self._wgt = (_Half(), _Half())
         self._acc = [0.0] * layout.tiling.halves
@@ -168,13 +175,14 @@ class _Model:
         self._inp_beats = max(1.0, self.config.inp_bytes / bus)
         self._wgt_beats = self.config.wgt_bytes / bus
         self._acc_beats = self.config.acc_bytes / bus
-        # Micro-ops are loaded by the compute queue; most parts use the same ones again.
-        self._compute += self._uop_cycles()
+        self._uops: set[Hashable] = set()
+        self._uop_count = 0
 
     @property
     def cycles(self) -> float:
-        """Until everything is stored."""
-        return max(self._compute, self._store)
+        """Until everything is stored; in a network, until the next layer can begin."""
+        waits = self._alone or self._tiles == 1 or self.layout.tiling.halves == 1
+        return max(self._compute, self._store if waits else 0.0)
 
     def tile(self, tile: Tile) -> None:
         """One more tile."""
@@ -190,8 +198,12 @@ class _Model:
         parts = list(layout.parts(tile))
         for part in parts:
             cost = self._cost(part, tile)
+            if not (self._steps or self._alone):
+                self._load = -cost.inputs - cost.weights
             inputs = self._place(self._inp, self._input_key(part, tile), cost.inputs)
             weights = self._place(self._wgt, self._weight_key(part, tile), cost.weights)
+            places = (inputs is self._inp[0], weights is self._wgt[0], half)
+            compute += self._uop_cycles((*places, *part[::2], *tile[1::2], tile.blocks), part, tile)
             compute = max(compute, self._load) + cost.compute
             inputs.free = weights.free = compute
             self._steps += 1
@@ -297,13 +309,20 @@ class _Model:
         zeros = blocks * (rows.size * cols.size - rows.length * cols.length)
         return (1 if dense else blocks) * _LOAD_CYCLES + beats + zeros
 
-    def _uop_cycles(self) -> float:
-        """Micro-ops of two sets of places."""
-        product, t = self.work.product, self.layout.tiling
-        words = 8.0
-        if product is not None:
-            words += t.out * (1 if product.diagonal else t.inner) * product.taps
-        return 2 * (READ_LATENCY + 2 + words * UOP_BYTES * 8 / self.config.bus_bits)
+    def _uop_cycles(self, key: Hashable, part: Part, tile: Tile) -> float:
+        """Loading a part's micro-ops, by the compute queue, unless they are there."""
+        if key in self._uops:
+            return 0.0
+        operation = self.work.operations[part.operation]
+        words = tile.blocks
+        if isinstance(operation, Product):
+            words *= operation.taps * (1 if operation.diagonal else part.number)
+        if self._uop_count + words > self.config.usable_uops:
+            self._uops.clear()
+            self._uop_count = 0
+        self._uops.add(key)
+        self._uop_count += words
+        return READ_LATENCY + 2 + words * UOP_BYTES * 8 / self.config.bus_bits
 
 
 __all__ = ["estimated_cycles", "least_cycles", "rough_cycles"]
