@@ -53,9 +53,9 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import torch
 
+    from compiler.runtime.vta.devices import Device
     from compiler.tune.events import Listener
     from compiler.tune.options import Tune
-    from compiler.runtime.vta.devices import Device
     from compiler.tune.result import TuneResult
 
     Array = npt.NDArray[np.generic]

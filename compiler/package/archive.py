@@ -29,6 +29,8 @@ from compiler.package.manifest import (
     PLAN,
     REPORT,
     REQUIRED_MEMBERS,
+    VTA,
+    VTA_PROGRAM,
     Manifest,
     Member,
     load_manifest,
@@ -41,10 +43,13 @@ LIMITS: Mapping[str, int] = {
     MANIFEST: 16 * _MIB,
     REPORT: 64 * _MIB,
     PLAN: 256 * _MIB,
+    VTA: 64 * _MIB,
     LIBRARY: 2 * _GIB,
     GOLDEN: 4 * _GIB,
     PARAMETERS: 256 * _GIB,
 }
+#: The same of a VTA program.
+PROGRAM_LIMIT = 4 * _GIB
 #: A compressed member over 1 MiB may not grow by more than this when it is unpacked.
 MAX_RATIO = 100
 
@@ -171,7 +176,7 @@ def _check_names(names: tuple[str, ...], members: Mapping[str, Member], where: s
         if name not in members or name not in names:
             raise BundleError(f"member {name!r} is missing", where=where, hint=_DAMAGED)
     for name in members:
-        if name not in allowed:
+        if name not in allowed and not VTA_PROGRAM.fullmatch(name):
             raise BundleError(
                 f"the manifest declares an unknown member {name!r}", where=where, hint=_DAMAGED
             )
@@ -209,9 +214,10 @@ def _check_path(name: str, where: str) -> None:
 def _check_size(container: _Container, name: str, where: str) -> None:
     size, packed = container.size(name), container.packed_size(name)
     hint = "do not use this bundle: it would fill the memory; Tilewright writes none like it"
-    if size > LIMITS[name]:
+    limit = PROGRAM_LIMIT if VTA_PROGRAM.fullmatch(name) else LIMITS[name]
+    if size > limit:
         raise BundleError(
-            f"it claims to have {size} bytes, and {LIMITS[name]} are the most",
+            f"it claims to have {size} bytes, and {limit} are the most",
             where=f"{where}: {name}",
             hint=hint,
         )
@@ -396,7 +402,7 @@ def write_zip(file: BinaryIO, members: Mapping[str, bytes]) -> None:
             info.create_system = 3  # Unix, whatever this system is
             info.external_attr = (stat.S_IFREG | 0o644) << 16
             # Trained numbers hardly shrink, and stored they can be read at the disk's speed.
-            stored = name in (PARAMETERS, GOLDEN)
+            stored = name in (PARAMETERS, GOLDEN) or VTA_PROGRAM.fullmatch(name)
             info.compress_type = zipfile.ZIP_STORED if stored else zipfile.ZIP_DEFLATED
             archive.writestr(info, data)
         archive.comment = _SEAL + b"0" * 64

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from compiler.compress.plan import CompressionPlan
-from compiler.errors import BundleError, FileError, PlanError, VerificationError
+from compiler.errors import BundleError, FileError, InputError, PlanError, VerificationError
 from compiler.package.archive import Contents, read_contents, write_zip
 from compiler.package.atomic import PrivateFolder, file_error, write_file, write_folder
 from compiler.package.host import check_host, check_library, toolchain
@@ -29,11 +29,12 @@ from compiler.package.manifest import (
     dump_manifest,
 )
 from compiler.package.store import dump_tensors, load_tensors, match_tensors
+from compiler.package.vta import dump_vta, load_vta
 from compiler.runtime import Executor
 from compiler.runtime.check import bind, check_inputs, is_torch
 from compiler.runtime.tensors import aligned, torch_to_numpy
 from compiler.runtime.threads import check_threads
-from compiler.stages import Built, KernelInfo, ReportLike, StageRecord, TensorSpec
+from compiler.stages import Built, KernelInfo, ReportLike, StageRecord, TensorSpec, VtaPart
 from targets.spec import TargetSpec
 
 if TYPE_CHECKING:
@@ -41,6 +42,9 @@ if TYPE_CHECKING:
 
     import numpy as np
     import numpy.typing as npt
+
+    from compiler.runtime.vta.devices import Device
+    from compiler.runtime.vta.offloaded import VtaPrograms
 
     Array = npt.NDArray[np.generic]
 
@@ -93,6 +97,8 @@ class Bundle:
         report: The latency report, None if nothing was measured.
         threads: Threads that it runs on.
         plan: What was quantized, and how; None if nothing was.
+        vta: What runs on VTA; None if nothing does.
+        device: The VTA that it runs on: the simulator (None), a board or a driver.
     """
 
     def __init__(
@@ -105,7 +111,10 @@ class Bundle:
         report: ReportLike | None = None,
         threads: int | None = None,
         plan: CompressionPlan | None = None,
+        vta: VtaPart | None = None,
+        device: Device = None,
     ) -> None:
+        self.vta, self.device = vta, device
         self.manifest = manifest
         self.parameters = {name: aligned(array) for name, array in parameters.items()}
         self.report = report
@@ -127,6 +136,7 @@ class Bundle:
         reference: Sequence[Array] | None = None,
         precision: str = "float32",
         plan: CompressionPlan | None = None,
+        target: TargetSpec | None = None,
     ) -> Bundle:
         """Package what the build stage gave, and record the golden pair by running it once.
 
@@ -139,6 +149,8 @@ class Bundle:
                 target whose code this machine cannot run.
             precision: That it was compiled in.
             plan: What was quantized.
+            target: The device compiled for, if it is more than the processor that runs the
+                code.
 
         Raises:
             InputError: The example inputs do not fit, or `threads` cannot be had.
@@ -158,7 +170,7 @@ class Bundle:
                 TensorSpec(name, tuple(array.shape), array.dtype.name)
                 for name, array in built.parameters.items()
             ),
-            target=built.target,
+            target=target or built.target,
             required_features=tuple(sorted(built.target.features)),
             platform=Platform.of(built.target),
             threads=threads,
@@ -172,7 +184,7 @@ class Bundle:
             kernels=built.kernels,
             stages=tuple(stages),
         )
-        bundle = cls(manifest, library, built.parameters, None, plan=plan)
+        bundle = cls(manifest, library, built.parameters, None, plan=plan, vta=built.vta)
         inputs = tuple(map(_own_copy, example_inputs))
         outputs = bundle._outputs(inputs) if reference is None else tuple(reference)
         where = f"{built.name}: the outputs"
@@ -241,9 +253,11 @@ class Bundle:
         Raises:
             BundleError: The code does not load.
             FileError: There is no room for the temporary file.
+            DeviceError: The VTA cannot be opened.
         """
         with self._lock:
             if self._executor is None:
+                programs = None if self.vta is None else _programs(self.vta, self.device)
                 folder = PrivateFolder()
                 try:
                     self._executor = Executor(
@@ -253,6 +267,7 @@ class Bundle:
                         self.parameters,
                         name=self.name,
                         threads=self.threads,
+                        programs=programs,
                     )
                 finally:
                     # The code is mapped into memory now; a file that is gone cannot be left
@@ -345,6 +360,8 @@ class Bundle:
             data[REPORT] = self.report.to_json().encode("utf-8")
         if self.plan is not None:
             data[PLAN] = self.plan.to_json().encode("utf-8")
+        if self.vta is not None:
+            data.update(dump_vta(self.vta))
         described = {name: Member.of(content) for name, content in data.items()}
         return {MANIFEST: dump_manifest(self.manifest, described), **data}
 
@@ -376,6 +393,7 @@ def read_bundle(
     threads: int | None = None,
     read_report: Callable[[str], ReportLike] | None = None,
     runnable: bool = True,
+    device: Device = None,
 ) -> Bundle:
     """Read a bundle after checking it and this machine; no code of it is loaded yet.
 
@@ -387,6 +405,7 @@ def read_bundle(
         threads: Threads to run on; by default as many as it was compiled for.
         read_report: Makes a report of its JSON; without it the report is left out.
         runnable: Whether it has to run here; if not, it may be for any machine.
+        device: The VTA to run on, for a bundle with VTA programs.
 
     Raises:
         BundleError: A check failed.
@@ -409,6 +428,13 @@ def read_bundle(
     plan = None
     if PLAN in contents.data:
         plan = _read_plan(contents.data[PLAN], f"{path}: {PLAN}")
+    vta = load_vta(contents.data, str(path))
+    if device is not None and vta is None:
+        raise InputError(
+            f"a device was given ({device}), and the bundle has no VTA programs",
+            where=str(path),
+            hint="leave it out: the model runs on the processor",
+        )
     return Bundle(
         manifest,
         contents.data[LIBRARY],
@@ -417,7 +443,17 @@ def read_bundle(
         report=report,
         threads=threads,
         plan=plan,
+        vta=vta,
+        device=device,
     )
+
+
+def _programs(vta: VtaPart, device: Device) -> VtaPrograms:
+    from compiler.runtime.vta.devices import open_device
+    from compiler.runtime.vta.offloaded import VtaPrograms
+
+    driver, timeout_s = open_device(device, vta.config)
+    return VtaPrograms(vta, driver, timeout_s)
 
 
 def _read_plan(data: bytes, where: str) -> CompressionPlan:

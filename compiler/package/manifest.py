@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import platform as _platform
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -30,7 +31,10 @@ GOLDEN = "golden.safetensors"
 REPORT = "report.json"
 REQUIRED_MEMBERS = (LIBRARY, PARAMETERS, GOLDEN)
 PLAN = "plan.json"
-OPTIONAL_MEMBERS = (REPORT, PLAN)
+VTA = "vta.json"
+OPTIONAL_MEMBERS = (REPORT, PLAN, VTA)
+#: VTA programs, one a member.
+VTA_PROGRAM = re.compile(r"region\d{1,4}\.vta")
 
 #: Bytes of one element of every dtype that a tensor in a bundle may have.
 DTYPE_BYTES: Mapping[str, int] = {
@@ -287,6 +291,8 @@ __all__ = [
     "REPORT",
     "REQUIRED_MEMBERS",
     "SCHEMA",
+    "VTA",
+    "VTA_PROGRAM",
     "Manifest",
     "Member",
     "Platform",

@@ -79,7 +79,7 @@ class VtaPrograms:
             DeviceError: What a program ended with.
         """
         before = getattr(_HERE, "programs", None)
-        was_dry, self._dry = self._dry, dry
+        was_dry, self._dry = self._dry, dry or self._dry
         _HERE.programs = self
         self._error = None
         try:
