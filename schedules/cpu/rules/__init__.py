@@ -6,7 +6,7 @@ from schedules.cpu.rules.fallback import Fallback
 from schedules.cpu.rules.injective import Injective
 from schedules.cpu.rules.reduction import Reduction
 from schedules.cpu.rules.rows import RowByRow
-from schedules.cpu.rules.signs import PackedSigns
+from schedules.cpu.rules.signs import PackedSigns, SignTables
 from schedules.cpu.rules.tiled import RegisterTiled
 from schedules.cpu.rules.window import ChannelWindow
 from schedules.cpu.rules.winograd import WinogradStrips
@@ -19,6 +19,7 @@ RULES: tuple[Rule, ...] = (
     WinogradStrips(),
     RowByRow(),
     PackedSigns(),
+    SignTables(),
     Injective(),
     Reduction(),
     Fallback(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from math import prod
 from typing import Any, Protocol
 
 from schedules.cpu.annotations import CHOICE, KERNEL, ROLE
@@ -211,6 +212,22 @@ def pad_rows(sch: Schedule, loops: list[Any], lanes: int) -> None:
         sch.unroll(loops[-1])
     else:
         vectorize_inner(sch, loops[-1], lanes)
+
+
+def store_tile(sch: Schedule, rows: list[Any], columns: Any, lanes: int) -> None:
+    """Vectorize and unroll the epilogue on one tile."""
+    size = extent(sch, columns)
+    if size is None:
+        raise NotApplicableError("the epilogue has a symbolic number of columns")
+    split = [columns]
+    if size > lanes:
+        split = list(sch.split(columns, [None, lanes]))
+        sch.unroll(split[0])
+    if size > 1:
+        sch.vectorize(split[-1])
+    if prod(extent(sch, loop) or 64 for loop in rows) <= 32:
+        for loop in rows:
+            sch.unroll(loop)
 
 
 def lanes_of(sch: Schedule, block: Any, spec: TargetSpec) -> int:

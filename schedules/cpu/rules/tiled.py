@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from math import prod
 from typing import Any
 
 from schedules.cpu.annotations import DOT, KERNEL, STEP
@@ -22,6 +21,7 @@ from schedules.cpu.rules.base import (
     parallelize,
     same_block,
     stages_with_role,
+    store_tile,
     vectorize_inner,
 )
 from schedules.tvm_adapter import Schedule, tirx
@@ -102,7 +102,7 @@ class RegisterTiled:
             tile_loops = sch.get_loops(consumer)[len(tiles) :]
             if tile_loops:  # none for a single element
                 width = store_lanes(sch, consumer, vectors * lanes, lanes)
-                _store_tile(sch, tile_loops[:-1], tile_loops[-1], width)
+                store_tile(sch, tile_loops[:-1], tile_loops[-1], width)
         if any(_is_cut(sch, consumer, vectors * lanes) for consumer in consumers):
             sch.annotate(co, "pragma_loop_partition_hint", 1)
         parallelize(sch, tiles)
@@ -127,22 +127,6 @@ def store_lanes(sch: Schedule, block: Any, columns: int, lanes: int) -> int:
     """Lanes to write a tile with: so many that packing instructions make bytes of sums."""
     narrow = output_dtype(sch, block) in ("uint8", "int8")
     return PACKED_LANES if narrow and lanes >= 8 and columns % PACKED_LANES == 0 else lanes
-
-
-def _store_tile(sch: Schedule, rows: list[Any], columns: Any, lanes: int) -> None:
-    """Vectorize and unroll the epilogue on one tile."""
-    size = extent(sch, columns)
-    if size is None:
-        raise NotApplicableError("the epilogue has a symbolic number of columns")
-    split = [columns]
-    if size > lanes:
-        split = list(sch.split(columns, [None, lanes]))
-        sch.unroll(split[0])
-    if size > 1:
-        sch.vectorize(split[-1])
-    if prod(extent(sch, loop) or 64 for loop in rows) <= 32:
-        for loop in rows:
-            sch.unroll(loop)
 
 
 def _is_cut(sch: Schedule, block: Any, width: int) -> bool:
