@@ -13,7 +13,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +47,12 @@ def main(
     json_path: Path | None,
     names: tuple[str, ...],
 ) -> None:
-    """Measure the six networks, or those named."""
+    """Measure the six networks, or those named; or single layers, such as gemv-4096."""
     import torch
 
-    if unknown := [n for n in names if n not in NETS]:
-        raise click.UsageError(f"there is no network {unknown[0]!r}; there are {', '.join(NETS)}")
+    known = (*NETS, *LAYERS)
+    if unknown := [n for n in names if n not in known]:
+        raise click.UsageError(f"there is no {unknown[0]!r}; there are {', '.join(known)}")
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     torch.set_num_threads(1)
@@ -72,7 +73,7 @@ def measure(
     name: str, recipes: Iterable[str], folder: Path, *, speed: bool, records: bool
 ) -> dict[str, dict[str, Any]]:
     """Sizes, and latencies if `speed`, of one network by recipe, ``float32`` included."""
-    model, inputs = nets.build(name)
+    model, inputs = LAYERS[name]() if name in LAYERS else nets.build(name)
     arrays = [value.numpy() for value in inputs]
     rows: dict[str, dict[str, Any]] = {}
     runs: dict[str, Callable[[], Any]] = {}
@@ -83,7 +84,7 @@ def measure(
             parsed = parse(recipe)
             options["quantize"] = parsed
             if parsed.needs_calibration:
-                options["calibration"] = [tuple(s) for s in nets.samples(name, SAMPLES)]
+                options["calibration"] = samples(name, inputs)
         made = compiler.compile(
             model, example_inputs=inputs, target="x86", threads=1, measure=False,
             records=None if records else False, tolerance=float("inf"), **options,
@@ -146,6 +147,45 @@ def show(name: str, rows: dict[str, dict[str, Any]]) -> None:
         if "milliseconds" in row:
             line += f"  {row['milliseconds']:8.2f} ms  {row['speedup']:5.2f}x"
         click.echo(line)
+
+
+def samples(name: str, inputs: Sequence[Any]) -> list[tuple[Any, ...]]:
+    """Inputs to calibrate by: those of the zoo, or random ones."""
+    import torch
+
+    if name not in LAYERS:
+        return [tuple(s) for s in nets.samples(name, SAMPLES)]
+    return [tuple(torch.randn_like(v) for v in inputs) for _ in range(SAMPLES)]
+
+
+def linear(rows: int, inner: int, outer: int) -> tuple[Any, tuple[Any, ...]]:
+    """A linear layer on so many rows."""
+    import torch
+
+    torch.manual_seed(0)
+    return torch.nn.Linear(inner, outer).eval(), (torch.randn(rows, inner),)
+
+
+def convolution(size: int, inner: int, outer: int, kernel: int) -> tuple[Any, tuple[Any, ...]]:
+    """A convolution of a square image with padding."""
+    import torch
+
+    torch.manual_seed(0)
+    layer = torch.nn.Conv2d(inner, outer, kernel, padding=kernel // 2)
+    return layer.eval(), (torch.randn(1, inner, size, size),)
+
+
+#: Single layers: matrix-vector products whose weights lie in the second cache, in the third, and
+#: in memory; a product of a sentence; convolutions.
+LAYERS: Mapping[str, Callable[[], tuple[Any, tuple[Any, ...]]]] = {
+    "gemv-512": lambda: linear(1, 512, 512),
+    "gemv-1280": lambda: linear(1, 1280, 1000),
+    "gemv-4096": lambda: linear(1, 4096, 4096),
+    "gemv-8192": lambda: linear(1, 8192, 8192),
+    "gemm-128": lambda: linear(128, 384, 1536),
+    "conv-3x3": lambda: convolution(14, 256, 256, 3),
+    "conv-1x1": lambda: convolution(14, 256, 1024, 1),
+}
 
 
 def parse(recipe: str) -> Quantize:

@@ -126,6 +126,8 @@ class Form:
                 number = value
             elif self.encoding.name == "codebook":
                 return self._look_up(operands[1], block, value, part, column)
+            elif self.tables:
+                number = self._number(value, part, column, packing)
             else:
                 number = decode(value, part, packing, "int32" if self.dot == 1 else "int8")
             if group:
@@ -140,12 +142,26 @@ class Form:
         packing = PACKINGS["codebook"]
         if packing is None:
             raise AssertionError
-        entry = decode(byte, part, packing, "int32")
         if not self.tables:
-            return table[block, entry]
+            return table[block, decode(byte, part, packing, "int32")]
         lane = column % self.lanes
         rows = [table[block, lane + i * self.lanes] for i in range(self.tables)]
-        return tirx.call_intrin("float32", _LOOKUP, entry, *rows)
+        return tirx.call_intrin("float32", _LOOKUP, self._entry(byte, part, packing), *rows)
+
+    def _number(self, byte: Any, part: Any, column: Any, packing: Packing) -> Any:
+        """A code as float32, from a vector of all there are: fewer steps than a conversion."""
+        lane = (column % self.lanes).astype("float32")
+        step, offset = (tirx.const(float(v), "float32") for v in (packing.step, packing.offset))
+        return tirx.call_intrin(
+            "float32", _LOOKUP, self._entry(byte, part, packing), lane * step - offset
+        )
+
+    def _entry(self, byte: Any, part: Any, packing: Packing) -> Any:
+        """The index of a code; its instruction looks at as many bits as a vector has lanes."""
+        moved = tirx.shift_right(byte.astype("uint32"), (part * packing.bits).astype("uint32"))
+        if self.tables != 1 or packing.mask != self.lanes - 1:
+            moved = tirx.bitwise_and(moved, tirx.const(packing.mask, "uint32"))
+        return moved.astype("int32")
 
 
 def decode(byte: Any, part: Any, packing: Packing, dtype: str) -> Any:
@@ -161,12 +177,18 @@ def decode(byte: Any, part: Any, packing: Packing, dtype: str) -> Any:
 
 
 def table_vectors(encoding: Encoding, lanes: int, spec: TargetSpec) -> int:
-    """Vectors that hold a codebook's row, where numbers are looked up in registers."""
-    if encoding.name != "codebook":
+    """Vectors that hold what codes of float arithmetic mean, where they are looked up in registers.
+
+    0 where they are not: numbers are converted, a codebook's entries read from memory.
+    """
+    packing = encoding.packing
+    if packing is None:
         return 0
     if lanes == 16 and spec.has("avx512f"):
         return 1
-    return 2 if lanes == 8 and spec.has("avx2") else 0
+    if lanes != 8 or not spec.has("avx2"):
+        return 0
+    return 1 if packing.mask < lanes else 2 if encoding.name == "codebook" else 0
 
 
 def pack_codes(panels: Array, packing: Packing, axis: int) -> Array:
@@ -200,11 +222,15 @@ def _lower_lookup(call: Any) -> Any:
     dtype = str(call.ty.dtype)
     if dtype == "float32x16" and len(rows) == 1:
         return tirx.call_llvm_pure_intrin(dtype, "llvm.x86.avx512.permvar.sf.512", rows[0], index)
-    if dtype == "float32x8" and len(rows) == 2:
-        low, high = (
+    if dtype == "float32x8" and len(rows) <= 2:
+        found = [
             tirx.call_llvm_pure_intrin(dtype, "llvm.x86.avx2.permps", row, index) for row in rows
+        ]
+        return (
+            tirx.Select(index > tirx.const(7, "int32x8"), found[1], found[0])
+            if (len(found) == 2)
+            else found[0]
         )
-        return tirx.Select(index > tirx.const(7, "int32x8"), high, low)
     raise ValueError(f"numbers are not looked up as {dtype} in {len(rows)} vectors")
 
 

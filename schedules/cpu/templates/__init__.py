@@ -10,7 +10,11 @@ from schedules.cpu.templates.amx import Amx
 from schedules.cpu.templates.products import Direct
 from schedules.cpu.templates.signs import Signs
 from schedules.cpu.templates.windows import Windows
-from schedules.cpu.templates.winograd import Winograd
+from schedules.cpu.templates.winograd import (
+    L2_BYTES_PER_CYCLE,
+    L3_BYTES_PER_CYCLE,
+    Winograd,
+)
 from schedules.encodings import encoding_of
 from schedules.space import Choice, Space, Template
 from schedules.workload import Extent, Workload
@@ -82,13 +86,16 @@ def pack(workload: Workload, choice: Choice, spec: TargetSpec, *weight: Any) -> 
 
 
 def remark(workload: Workload, choice: Choice, spec: TargetSpec) -> str:
-    """What weights of fewer than 8 bits bring beside integers of 8, by the analytic model.
+    """What compressed weights bring, by the analytic model.
 
+    Those of float arithmetic beside float32, those of integers of fewer than 8 bits beside 8.
     Empty for other kernels. Decoding takes time, and only weights that come from memory make
     up for it.
     """
     packing = encoding_of(workload).packing
     integers = workload.dtypes[0] in ("uint8", "int8")
+    if workload.dtypes[0] == "float32" and workload.is_static:
+        return _float_remark(workload, choice, spec)
     if packing is None or not integers or not workload.is_static:
         return ""
     plain = replace(workload, weight_encoding="")
@@ -107,6 +114,43 @@ def remark(workload: Workload, choice: Choice, spec: TargetSpec) -> str:
         f"weights of {packing.bits} bits: {share:.3g} of the bytes and {ratio:.2f} of the time of "
         f"int8 (estimated), {verdict}"
     )
+
+
+#: Bits of a weight that is stored by itself, by dtype.
+_BITS = {"float16": 16, "int8": 8, "uint8": 8}
+
+
+def _float_remark(workload: Workload, choice: Choice, spec: TargetSpec) -> str:
+    """What compressed weights of float arithmetic bring beside float32 ones."""
+    dtype, encoding = workload.dtypes[1], encoding_of(workload)
+    if not workload.weight or workload.operator == "batch_matmul" or dtype == "float32":
+        return ""
+    bits = encoding.packing.bits if encoding.packing else _BITS.get(dtype, 32)
+    attributes = {k: v for k, v in workload.attributes.items() if k != "codebooks"}
+    plain = replace(
+        workload, weight_encoding="", dtypes=("float32", "float32", "float32"),
+        attributes=attributes,
+    )  # fmt: skip
+    size = prod(int(v) for v in workload.weight)
+    compressed = max(estimated_cycles(workload, choice, spec), _reading(size * bits / 8, spec))
+    other = max(
+        estimated_cycles(plain, default_choice(plain, spec), spec), _reading(size * 4.0, spec)
+    )
+    ratio = compressed / other
+    verdict = "pays in bytes, not in time" if ratio > 1 else "pays"
+    return (
+        f"weights of {bits} bits: {bits / 32:.3g} of the bytes and {ratio:.2f} of the time of "
+        f"float32 (estimated), {verdict}"
+    )
+
+
+def _reading(size: float, spec: TargetSpec) -> float:
+    """Cycles to read weights once, from the cache that holds them or from memory."""
+    memory = spec.clock_hz * size / spec.memory_bandwidth_bytes_per_s
+    for level, rate in ((2, L2_BYTES_PER_CYCLE), (3, L3_BYTES_PER_CYCLE)):
+        if size <= spec.cache_bytes(level):
+            return min(memory, size / rate)
+    return memory
 
 
 def _memory_cycles(size: float, spec: TargetSpec) -> float:

@@ -75,7 +75,7 @@ class Direct:
         wanted = RegisterTile(*choice["tile"])
         for ranked in self._tiles(workload, spec):
             if ranked.tile == wanted:
-                rate = ranked.macs_per_cycle / _decoding(workload, wanted)
+                rate = ranked.macs_per_cycle / _decoding(workload, wanted, spec)
                 return workload.flops / 2 / max(rate, 1e-3)
         return float("inf")
 
@@ -157,13 +157,14 @@ class Direct:
             reserved=_RESERVED if workload.weight_encoding else 0,
         )  # fmt: skip
         allowed = dot_lanes(workload.dtypes, spec) if _group(workload) > 1 else None
-        return [r for r in ranked if allowed is None or r.tile.lanes in allowed]
+        fitting = [r for r in ranked if allowed is None or r.tile.lanes in allowed]
+        if workload.weight_encoding:  # tiles of more rows decode less often
+            fitting.sort(key=lambda r: -r.macs_per_cycle / _decoding(workload, r.tile, spec))
+        return fitting
 
 
 #: Vector registers that decoding needs: masks, offsets, a scale.
 _RESERVED = 5
-#: Instructions that one vector of weights takes to be decoded, for one vector of products.
-_DECODE_STEPS = {"int8": 2.0, "int4": 3.5, "ternary": 4.0, "binary": 4.0, "codebook": 2.5}
 _ITEM_BYTES = {"bfloat16": 2, "float16": 2, "int8": 1, "uint8": 1}
 
 
@@ -193,7 +194,8 @@ def _form(workload: Workload, tile: RegisterTile, spec: TargetSpec) -> Form:
     encoding = encoding_of(workload)
     block = _block(workload)
     uniform = block % tile.lanes == 0  # one row of the codebook for a whole vector
-    tables = table_vectors(encoding, tile.lanes, spec) if uniform else 0
+    floats = workload.dtypes[2] == "float32"
+    tables = table_vectors(encoding, tile.lanes, spec) if uniform and floats else 0
     return Form(encoding, _group(workload), tile.lanes, tables)
 
 
@@ -204,12 +206,18 @@ def _block(workload: Workload) -> int:
     return outputs // books if books > 1 else 0
 
 
-def _decoding(workload: Workload, tile: RegisterTile) -> float:
+def _decoding(workload: Workload, tile: RegisterTile, spec: TargetSpec) -> float:
     """Factor that decoding lengthens the loop by: its instructions over those of the products."""
     encoding = encoding_of(workload)
-    steps = _DECODE_STEPS.get(encoding.name, 1.0 if workload.dtypes[1] == "float16" else 0.0)
-    if not encoding.name and workload.dtypes[:2] == ("float32", "int8"):
-        steps = _DECODE_STEPS["int8"]
+    steps = 1.0 if workload.dtypes[1] == "float16" else 0.0
+    if workload.dtypes[0] == "float32" and workload.dtypes[1] in ("int8", "uint8"):
+        tables = _form(workload, tile, spec).tables
+        if encoding.name == "codebook":
+            steps = {0: 20.0, 1: 2.0, 2: 4.0}[tables]
+        else:
+            steps = 2.0 if encoding.packing is None or tables else 3.5
+    elif encoding.packing is not None:
+        steps = 2.5
     steps += 1.0 if encoding.group else 0.0
     return 1.0 + steps / (tile.rows + 2)
 
