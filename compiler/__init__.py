@@ -17,6 +17,7 @@ from compiler._version import __version__
 
 if TYPE_CHECKING:
     from compiler.api import compile, load, tune_model  # noqa: A004 - the name users expect
+    from compiler.compress.pictures import Images
     from compiler.compress.plan import CompressionPlan
     from compiler.compress.recipe import Quantize
     from compiler.package import Bundle
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Bundle",
     "CompressionPlan",
+    "Images",
     "Quantize",
     "Tune",
     "__version__",
@@ -39,6 +41,7 @@ _HOME = {
     "tune_model": "compiler.api",
     "Bundle": "compiler.package",
     "CompressionPlan": "compiler.compress.plan",
+    "Images": "compiler.compress.pictures",
     "Quantize": "compiler.compress.recipe",
     "Tune": "compiler.tune.options",
 }

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -17,13 +18,78 @@ quantize_option = click.option(
     help="Quantize: a recipe such as int8 makes a plan from --calibration; a plan's .json file "
     "applies that.",
 )
-calibration_option = click.option(
-    "--calibration",
-    type=click.Path(path_type=Path),
-    metavar="PATH",
-    help="Inputs to quantize by: an .npy or .npz file with all samples along the first axis, or "
-    "a folder of such files.",
-)
+_META = "tilewright.quantize"
+_Function = TypeVar("_Function", bound="Callable[..., Any]")
+
+
+def _remember(ctx: click.Context, parameter: click.Parameter, value: Any) -> Any:
+    """Keep an option's value where `read_recipe` and `samples` look for it."""
+    ctx.meta.setdefault(_META, {})[str(parameter.name)] = value
+    return value
+
+
+def _given() -> dict[str, Any]:
+    """The remembered options that were given."""
+    context = click.get_current_context(silent=True)
+    values = {} if context is None else context.meta.get(_META, {})
+    return {name: value for name, value in values.items() if value not in (None, False)}
+
+
+def _numbers(ctx: click.Context, parameter: click.Parameter, value: str | None) -> Any:
+    if value is None:
+        return _remember(ctx, parameter, None)
+    try:
+        numbers = tuple(float(part) for part in value.split(","))
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is no number, or three with commas") from None
+    return _remember(ctx, parameter, numbers)
+
+
+#: Options of a recipe, and of images to calibrate by; `read_recipe` and `samples` read them.
+_RECIPE_OPTIONS = (
+    click.option(
+        "--calibration",
+        type=click.Path(path_type=Path),
+        metavar="PATH",
+        help="Inputs to quantize by: a folder of photographs, an .npy or .npz file with all "
+        "samples along the first axis, or a folder of such files.",
+    ),
+    click.option(
+        "--image-mean", callback=_numbers, expose_value=False, metavar="R,G,B",
+        help="Mean that is subtracted from calibration images, brightness from 0 to 1; by "
+        "default ImageNet's.",
+    ),
+    click.option(
+        "--image-std", callback=_numbers, expose_value=False, metavar="R,G,B",
+        help="Deviation that calibration images are divided by; by default ImageNet's.",
+    ),
+    click.option(
+        "--image-resize", type=click.Choice(["crop", "stretch"]), callback=_remember,
+        expose_value=False,
+        help="Take the central 7/8 of calibration images (crop, the default), or all of them.",
+    ),
+    click.option(
+        "--smooth", type=click.FloatRange(0, 1), callback=_remember, expose_value=False,
+        metavar="SHARE",
+        help="Move this share of the difficulty from normalized activations to the weights that "
+        "read them (SmoothQuant); by default 0.5.",
+    ),
+    click.option(
+        "--rounding", type=click.Choice(["nearest", "adaround"]), callback=_remember,
+        expose_value=False,
+        help="Round weights to the nearest (the default), or as is best for the sums of their "
+        "layer.",
+    ),
+)  # fmt: skip
+
+
+def calibration_option(function: _Function) -> _Function:
+    """Where calibration samples are, and options of recipes."""
+    for option in reversed(_RECIPE_OPTIONS):
+        function = option(function)
+    return function
+
+
 keep_option = click.option(
     "--keep",
     multiple=True,
@@ -42,9 +108,12 @@ def read_recipe(quantize: str | None, keep: tuple[str, ...]) -> Quantize | Path 
     from compiler.compress.recipe import Quantize
 
     recipe = Quantize.parse(quantize)
+    options = {n: v for n, v in _given().items() if n in ("smooth", "rounding")}
+    if options and not isinstance(recipe, Quantize):
+        raise click.UsageError("--smooth and --rounding belong to --quantize with a recipe")
     if keep and not isinstance(recipe, Quantize):
         raise click.UsageError("--keep belongs to --quantize with a recipe, such as int8")
-    return replace(recipe, keep=keep) if isinstance(recipe, Quantize) else recipe
+    return replace(recipe, keep=keep, **options) if isinstance(recipe, Quantize) else recipe
 
 
 def samples(calibration: Path | None) -> Any:
@@ -55,7 +124,16 @@ def samples(calibration: Path | None) -> Any:
     """
     from compiler.compress.samples import open_calibration
 
-    return None if calibration is None else open_calibration(calibration)
+    images = {
+        name.removeprefix("image_"): value
+        for name, value in _given().items()
+        if name.startswith("image_")
+    }
+    if calibration is None:
+        if images:
+            raise click.UsageError("options for images belong to --calibration with a folder")
+        return None
+    return open_calibration(calibration, **images)
 
 
 def quantize_arguments(
@@ -67,6 +145,9 @@ def quantize_arguments(
         arguments += ["--calibration", str(calibration)]
     for layer in keep:
         arguments += ["--keep", layer]
+    for name, value in _given().items():
+        text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        arguments += [f"--{name.replace('_', '-')}", text]
     return arguments
 
 

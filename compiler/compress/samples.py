@@ -10,12 +10,12 @@ from zipfile import BadZipFile
 import numpy as np
 import numpy.typing as npt
 
+from compiler.compress.pictures import SUFFIXES, Images
 from compiler.errors import CalibrationError
 from compiler.stages import TensorSpec
 
 Array = npt.NDArray[Any]
 _WHERE = "calibration"
-_IMAGES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
 
 
 def read_samples(
@@ -36,6 +36,8 @@ def read_samples(
         CalibrationError: A sample does not fit, or holds NaN or infinities.
     """
     check_static(inputs)
+    if isinstance(calibration, Images):
+        calibration = calibration.samples(inputs)
     if isinstance(calibration, (str, bytes, Mapping)) or not isinstance(calibration, Iterable):
         raise CalibrationError(
             f"calibration is a {type(calibration).__name__}, not a sequence of samples",
@@ -143,36 +145,48 @@ def _split(
         yield tuple(a[i * w[0] : (i + 1) * w[0]] for a, w in zip(arrays, wanted, strict=True))
 
 
-def open_calibration(path: Path) -> Iterator[Any]:
+def open_calibration(path: Path, **images: Any) -> Iterable[Any]:
     """Samples out of files, for the command line.
 
     Args:
         path: An ``.npy`` or ``.npz`` file whose arrays hold all samples along their first
-            axis (of an ``.npz``, named as the model's inputs), or a folder of such files.
+            axis (of an ``.npz``, named as the model's inputs), a folder of such files, or a
+            folder of photographs.
+        images: How photographs become inputs; see `Images`.
 
     Raises:
         CalibrationError: There is nothing there that can be read.
+        InputError: The options for images mean nothing, or there are no images.
     """
     if not path.exists():
         raise CalibrationError("it does not exist", where=str(path), hint=_FILES)
     files = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
     arrays = [p for p in files if p.suffix in (".npy", ".npz")]
-    if not arrays:
-        images = sum(p.suffix.lower() in _IMAGES for p in files)
+    pictures = [p for p in files if p.suffix.lower() in SUFFIXES]
+    if path.is_dir() and pictures and not arrays:
+        return Images(path, **images)
+    if arrays and pictures:
         raise CalibrationError(
-            f"it holds {images} images, which need the model's own preprocessing"
-            if images
-            else "it holds no .npy or .npz files",
+            f"it holds {len(arrays)} files of arrays and {len(pictures)} images",
             where=str(path),
-            hint=_FILES,
+            hint="put them into folders of their own",
         )
-    for file in arrays:
-        yield _load(file)
+    if images:
+        raise CalibrationError(
+            "options for images were given, but it is no folder of images",
+            where=str(path),
+            hint="leave --image-mean, --image-std and --image-resize out",
+        )
+    if not arrays:
+        raise CalibrationError(
+            "it holds no .npy or .npz files and no images", where=str(path), hint=_FILES
+        )
+    return (_load(file) for file in arrays)
 
 
 _FILES = (
-    "give an .npy or .npz file, or a folder of them, with inputs preprocessed as the model "
-    "takes them: numpy.savez('calibration.npz', x=images)"
+    "give a folder of photographs, or an .npy or .npz file or a folder of them, with inputs "
+    "preprocessed as the model takes them: numpy.savez('calibration.npz', x=images)"
 )
 
 
