@@ -61,8 +61,8 @@ def test_family_decides_what_is_available() -> None:
     assert parse_target(GOOD, where="t").available
     assert not parse_target({**GOOD, "available": False}, where="t").available
     # A file cannot claim a back end that does not exist.
-    vta = json.loads(json.dumps(read_target(DATA / "vta/pynq.toml").to_dict()))
-    assert not parse_target({**vta, "available": True}, where="t").available
+    cuda = json.loads(json.dumps(read_target(DATA / "cuda/sm_80.toml").to_dict()))
+    assert not parse_target({**cuda, "available": True}, where="t").available
 
 
 @pytest.mark.parametrize(
