@@ -2,6 +2,7 @@
 
 from schedules.cpu.rules.amx import AmxTiled
 from schedules.cpu.rules.base import Applied, NotApplicableError, Rule
+from schedules.cpu.rules.dots import WindowDots
 from schedules.cpu.rules.fallback import Fallback
 from schedules.cpu.rules.injective import Injective
 from schedules.cpu.rules.reduction import Reduction
@@ -16,6 +17,7 @@ RULES: tuple[Rule, ...] = (
     AmxTiled(),
     RegisterTiled(),
     ChannelWindow(),
+    WindowDots(),
     WinogradStrips(),
     RowByRow(),
     PackedSigns(),

@@ -7,6 +7,7 @@ from math import prod
 from typing import Any
 
 from schedules.cpu.templates.amx import Amx
+from schedules.cpu.templates.dots import Dots
 from schedules.cpu.templates.products import Direct
 from schedules.cpu.templates.signs import Signs
 from schedules.cpu.templates.windows import Windows
@@ -20,7 +21,7 @@ from schedules.space import Choice, Space, Template
 from schedules.workload import Extent, Workload
 from targets.spec import TargetSpec
 
-TEMPLATES: tuple[Template, ...] = (Direct(), Amx(), Windows(), Winograd(), Signs())
+TEMPLATES: tuple[Template, ...] = (Direct(), Amx(), Windows(), Dots(), Winograd(), Signs())
 
 
 def spaces(workload: Workload, spec: TargetSpec) -> tuple[Space, ...]:

@@ -15,6 +15,7 @@ from targets.spec import TargetSpec
 
 ALGORITHM = "window"
 MAX_ACCUMULATORS = 14
+_WIDENED_CYCLES, _REQUANTIZE_CYCLES = 1.5, 8.0
 STRIPS = (1, 2, 4, 7, 8, 14, 16)
 
 
@@ -66,6 +67,9 @@ class Windows:
         loads = kh * vectors * ((outputs - 1) * stride + kw) + kh * kw * vectors
         peak = spec.peak_ops_per_cycle.get("float32", 2.0 * lanes)
         per_tile = max(steps / max(0.5, peak / (2 * lanes)), loads / 2) + 2.0
+        if workload.dtypes[1:] == ("int8", "int32"):
+            # Widening both factors and the requantization count more than the products.
+            per_tile = outputs * vectors * (_WIDENED_CYCLES * kh * kw + _REQUANTIZE_CYCLES) + 2.0
         total = prod(v if isinstance(v, int) else 1 for v in workload.output)
         return per_tile * total / (outputs * vectors * lanes)
 
