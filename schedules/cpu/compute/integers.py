@@ -256,7 +256,7 @@ def _lower_saturate(call: Any) -> Any:
     low, high = (_constant(v) for v in limits)
     dtype, _, count = str(call.ty.dtype).partition("x")
     lanes = int(count or 1)
-    if lanes % PACKED_LANES:
+    if lanes % PACKED_LANES or dtype not in ("uint8", "int8"):
         wide = f"int32x{lanes}" if lanes > 1 else "int32"
         limited = tirx.max(tirx.min(value, tirx.const(high, wide)), tirx.const(low, wide))
         return limited.astype(str(call.ty.dtype))
