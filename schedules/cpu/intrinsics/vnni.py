@@ -70,6 +70,19 @@ def _even_and_odd(fours: str, halves: int, *, signed: bool) -> tuple[str, str]:
 
 _PMADDWD_NAMES = {4: "sse2.pmadd.wd", 8: "avx2.pmadd.wd", 16: "avx512.pmaddw.d.512"}
 
+# Unsigned activations times codes of a few bits, in pairs, and the pairs of all fields of a byte,
+# fit into 16 bits: 8 pairs of 255 times 1, 4 times 1, or 2 times 8. Fields of a byte are added
+# up there, and once for all of them in 32 bits.
+_PMADDUBSW_NAMES = {
+    4: "ssse3.pmadd.ub.sw.128", 8: "avx2.pmadd.ub.sw", 16: "avx512.pmaddubs.w.512"
+}  # fmt: skip
+_PAIRS = """T.call_llvm_pure_intrin(
+    "int16x{halves}", "llvm.x86.{pmaddubsw}", T.reinterpret("uint8x{bytes}", {a}), {b}
+)"""
+_ADD_PAIRS = """T.call_llvm_pure_intrin(
+    "int32x$lanes", "llvm.x86.{pmaddwd}", {pairs}, T.broadcast(T.int16(1), {halves})
+)"""
+
 _SUMS = 'C.vload([0], dtype="int32x$lanes")'
 _FOUR = 'T.reinterpret("int32", A.vload([{at}], dtype="{dtype}x4"))'
 #: Turns the top bit of each byte: adds 128 to signed bytes, read as unsigned ones.
@@ -91,7 +104,8 @@ def dot(
     Unsigned activations take ``vpdpbusd`` where the target has it. Signed ones take
     ``vpdpbssd``, else ``vpdpbusd`` on shifted activations less the shift's share. Without VNNI
     both take ``vpmaddwd`` on numbers widened to 16 bits. Weights of fewer bits are taken out of
-    their bytes first, which serves all rows of a register tile.
+    their bytes first, which serves all rows of a register tile; without VNNI they are so small
+    that ``vpmaddubsw`` does not saturate.
 
     Args:
         spec: The target.
@@ -100,13 +114,15 @@ def dot(
         packing: How weights of fewer bits lie in bytes; None where they have whole ones.
     """
     signed = left == "int8"
+    parts = packing.per_byte if packing else 1
     if signed and lanes in (4, 8) and spec.has("avxvnniint8"):
         instruction = "vpdpbssd"
+    elif has_vpdpbusd(spec, lanes):
+        instruction = "vpdpbusd"
     else:
-        instruction = "vpdpbusd" if has_vpdpbusd(spec, lanes) else "vpmaddwd"
-    parts = packing.per_byte if packing else 1
-    sums = _SUMS
-    for part in range(parts):
+        instruction = "vpmaddwd" if packing is None else "vpmaddubsw"
+    sums = _SUMS if instruction != "vpmaddubsw" else _by_pairs(lanes, left, packing)
+    for part in range(parts if instruction != "vpmaddubsw" else 0):
         sums = _product(instruction, lanes, left, 4 * part, _weights(lanes, part, packing), sums)
     name = f"tilewright.{'s8s8' if signed else 'u8s8'}.{instruction}.{lanes}"
     dtypes = (left, "int8", "int32")
@@ -135,6 +151,34 @@ def _weights(lanes: int, part: int, packing: Packing | None) -> str:
     if packing.step != 1:
         field = f"({field} * {every('int8', packing.step)})"
     return f"({field} - {every('int8', packing.offset)})" if packing.offset else field
+
+
+def _by_pairs(lanes: int, left: str, packing: Packing | None) -> str:
+    """TVMScript of sums to which the products with all fields of the weights' bytes are added."""
+    sizes = {"bytes": 4 * lanes, "halves": 2 * lanes}
+    parts = packing.per_byte if packing else 1
+    largest = max(abs(v) for v in packing.limits) if packing else 128
+    if parts * 2 * 255 * largest > 32767:
+        raise ValueError(f"sums of pairs with {packing} do not fit into 16 bits")
+
+    def added(activations: list[str]) -> str:
+        pairs = [
+            _PAIRS.format(
+                pmaddubsw=_PMADDUBSW_NAMES[lanes], a=a, b=_weights(lanes, part, packing), **sizes
+            )
+            for part, a in enumerate(activations)
+        ]
+        return _ADD_PAIRS.format(pmaddwd=_PMADDWD_NAMES[lanes], pairs=" + ".join(pairs), **sizes)
+
+    four = _FOUR_SHIFTED if left == "int8" else _FOUR
+    sums = added(
+        [f"T.broadcast({four.format(at=4 * p, dtype=left)}, $lanes)" for p in range(parts)]
+    )
+    if left == "uint8":
+        return f"({_SUMS} + {sums})"
+    # What the shift adds is the same for every row of a tile.
+    shift = added([f"T.broadcast(T.uint8(128), {4 * lanes})"] * parts)
+    return f"({_SUMS} + {sums} - {shift})"
 
 
 def _product(instruction: str, lanes: int, left: str, at: int, weights: str, sums: str) -> str:
