@@ -42,6 +42,11 @@ class Packing:
         return (1 << self.bits) - 1
 
     @property
+    def codes(self) -> tuple[int, ...]:
+        """All codes, the least first."""
+        return tuple(field * self.step - self.offset for field in range(self.mask + 1))
+
+    @property
     def limits(self) -> tuple[int, int]:
         """Least and greatest code."""
         return -self.offset, self.mask * self.step - self.offset

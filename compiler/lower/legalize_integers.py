@@ -34,13 +34,18 @@ COMPUTE: dict[str, Callable[..., Any]] = {
     "rows_to_float": dynamic.rows_to_float,
 }
 
+#: Definitions that read one number a row beside the first operand.
+BY_ROWS = frozenset({"rows_to_float", "requantize_rows", "quantize_rows"})
+
 
 def legalize(bb: Any, call: Any, _original: Any) -> Any:
     """A call of an integer operator as a call of its definition, which fuses behind kernels."""
     name = operator_name(call).removeprefix(PREFIX)
     # TVM calls an operand elementwise by its type only, and here the dtype differs. Constants
     # that broadcast are no hindrance.
-    shapes = [shape_of(v) for v in call.args if not is_constant(v)]
+    # Nor are numbers of rows: they come from kernels that nothing fuses with.
+    operands = call.args[:1] if name in BY_ROWS else call.args
+    shapes = [shape_of(v) for v in operands if not is_constant(v)]
     same = all(shape == shape_of(call) for shape in shapes)
     return bb.call_te(
         partial(COMPUTE[name], **attributes_of(call)),

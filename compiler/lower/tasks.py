@@ -23,7 +23,7 @@ from compiler.stages import Imported, StageLog
 from schedules.cpu import templates
 from schedules.cpu.annotations import IS_SCHEDULED
 from schedules.cpu.default import schedule_function
-from schedules.encodings import weight_operands
+from schedules.encodings import encoding_of, weight_operands
 from schedules.space import Choice
 from schedules.tvm_adapter import (
     IRModule,
@@ -51,12 +51,14 @@ class ArgumentSpec:
         dtype: Its dtype.
         role: ``data`` or ``weight`` of the operator, an ``extra`` operand of the epilogue, or
             an ``output``, which the function writes.
+        codes: Of a weight of codes, all that there are; empty for any number of the dtype.
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: str
     role: Role
+    codes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -193,9 +195,17 @@ def arguments(task: Task) -> tuple[ArgumentSpec, ...]:
     if isinstance(function, tirx.PrimFunc):
         function = _call_alone(group.variable, task.workload)
     roles = _roles(task, group, function)
+    packing = encoding_of(task.workload).packing
+    first = group.weights[:1]
     found = [
-        ArgumentSpec(str(p.name), _shape(p.ty), str(p.ty.dtype), role)
-        for p, role in zip(function.params, roles, strict=True)
+        ArgumentSpec(
+            str(p.name),
+            _shape(p.ty),
+            str(p.ty.dtype),
+            role,
+            packing.codes if packing and i in first else (),
+        )
+        for i, (p, role) in enumerate(zip(function.params, roles, strict=True))
     ]
     results = function.ret_ty
     outputs = list(results.fields) if isinstance(results, relax.TupleType) else [results]

@@ -33,8 +33,9 @@ def random_inputs(arguments: Sequence[Any], seed: int, products: int) -> list[np
 
     Floating-point activations are normally distributed, and weights so small that sums over
     the whole of a filter keep that spread: a clipping epilogue then neither hides every error
-    nor none. Other inputs (biases, residuals, scales) lie in [0.25, 1.25], so that nothing is
-    divided by zero. Integers of 8 and 16 bits cover their whole range, wider ones 2**24.
+    nor none. Weights of fewer bits are any of their codes. Other inputs (biases, residuals,
+    scales) lie in [0.25, 1.25], so that nothing is divided by zero. Integers of 8 and 16 bits
+    cover their whole range, wider ones 2**24.
 
     Args:
         arguments: `ArgumentSpec`s of the inputs: name, shape, dtype and role.
@@ -53,6 +54,8 @@ def _random(generator: np.random.Generator, argument: Any, products: int) -> npt
     shape, dtype = tuple(argument.shape), numpy_dtype(argument.dtype)
     if argument.dtype == "bool":
         return generator.integers(0, 2, shape).astype(bool)
+    if argument.codes:
+        return generator.choice(np.asarray(argument.codes, dtype), shape)
     if dtype.kind in "iu":
         info = np.iinfo(dtype)
         low, high = max(info.min, -_WIDE_INTEGER), min(info.max, _WIDE_INTEGER)
