@@ -17,7 +17,7 @@ import numpy as np
 
 from compiler.compress.operators import PREFIX, attributes_of
 from compiler.compress.operators import call as integer_call
-from compiler.lower.graph import is_constant, operator_name, shape_of
+from compiler.lower.graph import dtype_of, is_constant, operator_name, shape_of
 from compiler.lower.parameters import ParameterTable, value_of
 from schedules.tvm_adapter import IRModule, relax
 
@@ -327,9 +327,11 @@ def _reshape(p: _Propagator, var: Any, call: Any) -> bool:
 
 def _pad(p: _Propagator, var: Any, call: Any) -> bool:
     form = p.form(call.args[0])
+    rank = len(shape_of(var) or [])
+    if form is None and rank == 4 and dtype_of(var) in ("uint8", "int8"):
+        form = p.to_last(call.args[0])  # the image of a quantized network, before a convolution
     if form is None:
         return False
-    rank = len(shape_of(var) or [])
     width = [int(v) for v in call.attrs.pad_width]
     pairs = [width[2 * a : 2 * a + 2] for a in TO_LAST[rank]]
     attrs = call.attrs

@@ -23,6 +23,7 @@ from compiler.lower.graph import (
     shape_of,
     static_shape,
 )
+from compiler.lower.legalize_images import image_operands
 from compiler.lower.legalize_integers import LEGALIZATIONS as INTEGER_LEGALIZATIONS
 from compiler.lower.legalize_rows import legalizations as row_legalizations
 from compiler.lower.legalize_signs import legalizations as sign_legalizations
@@ -134,6 +135,14 @@ class KernelLegalizer:
         ):
             return call
         data, padding, fill = self._absorb_padding(data, original.args[0], _quad(a.padding))
+        if int(a.groups) == 1 and not compressed:
+            source = self._before_padding(original.args[0], padding, _quad(a.padding))
+            image = image_operands(
+                self.view, self.table, self.visit, bb, source, weight, padding, fill
+            )
+            if image is not None:
+                data, weight = image
+                padding, fill = (0, 0, 0, 0), 0
         shape = shape_of(data) or shape
         geometry = ConvGeometry(_pair(a.strides), padding, _pair(a.dilation), int(a.groups))
         out_channels, inner, *kernel = static_shape(weight) or []
@@ -256,6 +265,10 @@ class KernelLegalizer:
         top, left, bottom, right = padding
         padding = (top + width[2], left + width[4], bottom + width[3], right + width[5])
         return self.visit(producer.args[0]), padding, fill
+
+    def _before_padding(self, original: Any, padding: tuple[int, ...], own: tuple[int, ...]) -> Any:
+        """What a convolution reads, before a padding that it has absorbed."""
+        return original if padding == own else self.view.definition(original).args[0]
 
     def conv2d_transpose(self, bb: Any, call: Any, original: Any) -> Any:
         """A transposed convolution as a convolution over the input with zeros in between."""

@@ -50,18 +50,26 @@ def saturate(value: Any, low: int, high: int, dtype: str) -> Any:
     return tirx.call_intrin(dtype, _SATURATE, value, *limits)
 
 
+def quantized(
+    value: Any, *, inverse: float, zero_point: int, low: int, high: int, dtype: str, lanes: int = 1
+) -> Any:
+    """An element, or a vector of them, as `quantize` says."""
+    suffix = f"x{lanes}" if lanes > 1 else ""
+    float_type, word = f"float32{suffix}", f"int32{suffix}"
+    value = value * tirx.const(inverse, float_type)
+    below, above = (tirx.const(float(v - zero_point), float_type) for v in (low, high))
+    value = tirx.Select(value > below, value, below)  # NaN becomes the lower limit
+    value = tirx.Select(value < above, value, above)
+    rounded = tirx.nearbyint(value).astype(word)
+    return (rounded + tirx.const(zero_point, word)).astype(dtype)
+
+
 def quantize(x: Any, *, inverse: float, zero_point: int, low: int, high: int, dtype: str) -> Any:
     """float32 as integers: times `inverse` (one rounding), to the nearest even, saturated."""
-
-    def element(*index: Any) -> Any:
-        value = x[index] * tirx.const(inverse, "float32")
-        below, above = (tirx.const(float(v - zero_point), "float32") for v in (low, high))
-        value = tirx.Select(value > below, value, below)  # NaN becomes the lower limit
-        value = tirx.Select(value < above, value, above)
-        rounded = tirx.nearbyint(value).astype("int32")
-        return (rounded + tirx.const(zero_point, "int32")).astype(dtype)
-
-    return te.compute(x.shape, element, name="quantize")
+    numbers: dict[str, Any] = {
+        "inverse": inverse, "zero_point": zero_point, "low": low, "high": high, "dtype": dtype,
+    }  # fmt: skip
+    return te.compute(x.shape, lambda *index: quantized(x[index], **numbers), name="quantize")
 
 
 def dequantize(x: Any, *, scale: float, zero_point: int) -> Any:

@@ -4,6 +4,7 @@ from schedules.cpu.rules.amx import AmxTiled
 from schedules.cpu.rules.base import Applied, NotApplicableError, Rule
 from schedules.cpu.rules.dots import WindowDots
 from schedules.cpu.rules.fallback import Fallback
+from schedules.cpu.rules.images import ImageBytes
 from schedules.cpu.rules.injective import Injective
 from schedules.cpu.rules.reduction import Reduction
 from schedules.cpu.rules.rows import RowByRow
@@ -22,6 +23,7 @@ RULES: tuple[Rule, ...] = (
     RowByRow(),
     PackedSigns(),
     SignTables(),
+    ImageBytes(),
     Injective(),
     Reduction(),
     Fallback(),
