@@ -147,6 +147,12 @@ class DeployError(TilewrightError):
     exit_code = 9
 
 
+class EmulationError(TilewrightError):
+    """Code cannot be run in emulation, or its cost cannot be estimated."""
+
+    exit_code = 9
+
+
 class VerificationError(TilewrightError):
     """A self-test or a required check failed."""
 
@@ -170,6 +176,7 @@ __all__ = [
     "DeployError",
     "DeviceError",
     "DeviceTimeoutError",
+    "EmulationError",
     "FileError",
     "InputError",
     "ModelError",

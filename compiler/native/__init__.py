@@ -14,6 +14,8 @@ AMX_PERMISSION_SOURCE = Path(__file__).parent / "amx_permission.c"
 #: The runner for devices without Python, and the C interface to a deployed model.
 RUNNER_FOLDER = Path(__file__).parent / "runner"
 RUNNER_SOURCES = tuple(sorted(RUNNER_FOLDER.iterdir()))
+#: Counts blocks of emulated code, a plugin of QEMU.
+COUNTER_SOURCE = Path(__file__).parent / "counter" / "counter.c"
 _SYMBOL = "tilewright_request_amx"
 
 _REASONS = {
@@ -62,4 +64,10 @@ def check_amx(library: Path, name: str) -> None:
     )
 
 
-__all__ = ["AMX_PERMISSION_SOURCE", "RUNNER_FOLDER", "RUNNER_SOURCES", "check_amx"]
+__all__ = [
+    "AMX_PERMISSION_SOURCE",
+    "COUNTER_SOURCE",
+    "RUNNER_FOLDER",
+    "RUNNER_SOURCES",
+    "check_amx",
+]

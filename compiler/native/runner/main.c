@@ -22,12 +22,13 @@ static const char USAGE[] =
     "  --selftest       compare with the outputs that came with the model\n"
     "  --threads N      threads to run on\n"
     "  --json           print one JSON object\n"
+    "  --maps FILE      write where files lie in memory, for profilers\n"
     "  --rpc PORT       serve TVM's RPC instead, on 127.0.0.1 unless --host says otherwise\n";
 
 enum { MOST_INPUTS = 64, MESSAGE = 1024, PATH = 4096, MISUSE = 2, FAILURE = 4, DIFFERS = 5 };
 
 typedef struct {
-  const char *folder, *output, *host, *inputs[MOST_INPUTS];
+  const char *folder, *output, *host, *maps, *inputs[MOST_INPUTS];
   int input_count, bench, warmup, threads, port, selftest, json;
 } Options;
 
@@ -80,6 +81,9 @@ static int parse(int count, char** words, Options* options) {
       ++i;
     } else if (strcmp(word, "--output") == 0 && value != NULL) {
       options->output = value;
+      ++i;
+    } else if (strcmp(word, "--maps") == 0 && value != NULL) {
+      options->maps = value;
       ++i;
     } else if (strcmp(word, "--host") == 0 && value != NULL) {
       options->host = value;
@@ -211,11 +215,23 @@ static void tell(const Options* options, const tw_model* model, const Difference
   printf("peak memory %.1f MiB\n", (double)usage.ru_maxrss / 1024);
 }
 
+/* What the kernel says of this process's memory, copied. */
+static int write_maps(const char* path) {
+  FILE *from = fopen("/proc/self/maps", "r"), *to = fopen(path, "w");
+  int status = from == NULL || to == NULL;
+  for (int c = status ? EOF : getc(from); c != EOF; c = getc(from)) putc(c, to);
+  if (from != NULL) fclose(from);
+  if (to != NULL && fclose(to) != 0) status = 1;
+  if (status) snprintf(message, sizeof message, "%s: cannot be written", path);
+  return status;
+}
+
 static int infer(tw_model* model, const Options* options, const tw_array* inputs,
                  tw_array* outputs) {
   Difference worst = {0, 1};
   double milliseconds[3] = {0, 0, 0};
   if (tw_run(model, inputs, outputs)) return fail(tw_error());
+  if (options->maps != NULL && write_maps(options->maps)) return fail(message);
   if (options->selftest && self_test(model, options->folder, outputs, &worst)) return fail(message);
   for (int i = 0; i < tw_outputs(model) && options->output != NULL; ++i) {
     char path[PATH];

@@ -1,0 +1,177 @@
+"""What each kernel of a model costs on a target that is not here."""
+
+from __future__ import annotations
+
+import bisect
+import tempfile
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from compiler.deploy.folder import write_deployment
+from compiler.errors import EmulationError
+from compiler.estimate.costs import block_cycles, cost_model
+from compiler.estimate.counting import Block, count_blocks
+from compiler.package import Bundle
+from compiler.stages import KernelInfo
+from targets.spec import TargetSpec
+
+_COMPUTE, _ENTRY = "_compute_", "__tvm_ffi_"
+
+
+@dataclass(frozen=True, slots=True)
+class KernelCost:
+    """One kernel's part of an inference.
+
+    Attributes:
+        name: Its symbol.
+        kind: Kind of operator.
+        calls: Calls in one inference.
+        instructions: Executed in one inference; counted.
+        core_cycles: That the pipelines take if all data is in the first cache; estimated.
+        memory_cycles: That its tensors take from where they fit; estimated.
+        cycles: The larger of the two; estimated.
+        flops: Arithmetic operations in one inference.
+    """
+
+    name: str
+    kind: str
+    calls: int
+    instructions: int
+    core_cycles: float
+    memory_cycles: float
+    cycles: float
+    flops: float
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCost:
+    """What a model costs on a target.
+
+    Attributes:
+        target: Its name.
+        model: What estimated the cycles.
+        clock_hz: Clock that milliseconds are reckoned by.
+        kernels: Dearest first. Code that belongs to no kernel is under ``(other)``.
+    """
+
+    target: str
+    model: str
+    clock_hz: float
+    kernels: tuple[KernelCost, ...]
+
+    @property
+    def instructions(self) -> int:
+        """Executed in one inference, counted."""
+        return sum(kernel.instructions for kernel in self.kernels)
+
+    @property
+    def cycles(self) -> float:
+        """Of one inference, estimated."""
+        return sum(kernel.cycles for kernel in self.kernels)
+
+    @property
+    def milliseconds(self) -> float:
+        """Of one inference at the target's clock, estimated; ratios are worth more."""
+        return 1e3 * self.cycles / self.clock_hz
+
+
+def estimate_model(bundle: Bundle, *, wheels: Path | None = None) -> ModelCost:
+    """Count the instructions of one inference, and estimate its cycles.
+
+    The model runs once in emulation on its golden inputs, on one thread. Cycles are those of
+    llvm-mca for each block of code, times how often it ran, or those that memory takes by the
+    target's data, whichever is more. Mispredicted branches, prefetching and address translation
+    are not modelled: figures rank and compare, they do not date.
+
+    Args:
+        bundle: The model, for a machine that QEMU emulates.
+        wheels: As in `compiler.deploy.runtime_libraries`.
+
+    Raises:
+        EmulationError: A program that is needed is missing, or the model fails in emulation.
+        DeployError: There is no runtime for the machine.
+        FileError: There is no room.
+    """
+    spec = bundle.target
+    model = cost_model(spec)
+    with tempfile.TemporaryDirectory(prefix="tilewright-estimate-") as work:
+        folder = write_deployment(bundle, Path(work) / "model", wheels=wheels).path
+        blocks = count_blocks(folder, spec)
+        symbols = _symbols(folder / "module.so")
+    kernels = _kernels(blocks, symbols, block_cycles(blocks, model), bundle.kernels, spec)
+    return ModelCost(spec.name, str(model), spec.clock_hz, kernels)
+
+
+def _kernels(
+    blocks: Sequence[Block],
+    symbols: Sequence[tuple[int, str]],
+    cycles: Mapping[bytes, float],
+    infos: Sequence[KernelInfo],
+    spec: TargetSpec,
+) -> tuple[KernelCost, ...]:
+    known = {info.name: info for info in infos}
+    starts = [address for address, _ in symbols]
+    instructions: dict[str, int] = defaultdict(int)
+    core: dict[str, float] = defaultdict(float)
+    for block in blocks:
+        # The body of a parallel loop has no symbol; it lies behind the function that starts it.
+        at = bisect.bisect_right(starts, block.address) - 1
+        name = symbols[at][1] if at >= 0 and symbols[at][1] in known else "(other)"
+        instructions[name] += block.count * block.instructions
+        core[name] += block.count * cycles[block.code]
+    result = []
+    for name, count in instructions.items():
+        info = known.get(name)
+        memory = _memory_cycles(info, spec) if info is not None else 0.0
+        result.append(
+            KernelCost(
+                name=name,
+                kind=info.kind if info is not None else "other",
+                calls=info.calls if info is not None else 1,
+                instructions=count,
+                core_cycles=core[name],
+                memory_cycles=memory,
+                cycles=max(core[name], memory),
+                flops=info.flops * info.calls if info is not None else 0.0,
+            )
+        )
+    return tuple(sorted(result, key=lambda kernel: -kernel.cycles))
+
+
+def _memory_cycles(info: KernelInfo, spec: TargetSpec) -> float:
+    """Cycles to move a kernel's tensors once, from the nearest level that holds them all.
+
+    A core is taken to get 16 bytes a cycle out of its first cache, 8 out of the second, and
+    main memory's bandwidth beyond the last one.
+    """
+    size = info.bytes_read + info.bytes_written
+    rates = [16.0, 8.0, 4.0, 4.0]
+    for cache, rate in zip(sorted(spec.caches, key=lambda c: c.level), rates, strict=False):
+        if size <= cache.size_bytes:
+            return info.calls * size / rate
+    return info.calls * size * spec.clock_hz / spec.memory_bandwidth_bytes_per_s
+
+
+def _symbols(library: Path) -> tuple[tuple[int, str], ...]:
+    """Address and kernel of every function of a shared object, by address."""
+    from elftools.elf.elffile import ELFFile
+    from elftools.elf.sections import SymbolTableSection
+
+    found = []
+    with library.open("rb") as file:
+        table = ELFFile(file).get_section_by_name(".symtab")
+        if not isinstance(table, SymbolTableSection):
+            raise EmulationError("the module has no symbols", where=str(library))
+        for symbol in table.iter_symbols():
+            if symbol["st_info"]["type"] != "STT_FUNC" or not symbol["st_size"]:
+                continue
+            name = str(symbol.name).removeprefix(_ENTRY)
+            if name.endswith(_COMPUTE):
+                name = name.removesuffix(_COMPUTE)
+            found.append((int(symbol["st_value"]), name))
+    return tuple(sorted(found))
+
+
+__all__ = ["KernelCost", "ModelCost", "estimate_model"]
