@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from compiler.compress.plan import CompressionPlan
     from compiler.compress.recipe import Quantize
     from compiler.lower.vta.offload import Accelerator
+    from schedules.records import RecordStore
 
 #: What `compile(host=...)` takes.
 HostOption: TypeAlias = "str | Path | TargetSpec | None"
@@ -73,6 +75,21 @@ def split_target(spec: TargetSpec, host: HostOption = None) -> Devices:
     return Devices(spec, code, Accelerator(spec.name, config, board))
 
 
+def with_records(devices: Devices, stores: Sequence[RecordStore]) -> Devices:
+    """The devices, with tilings of VTA's layers from records.
+
+    Args:
+        devices: Of `split_target`.
+        stores: Where to look.
+    """
+    if devices.accelerator is None or not stores:
+        return devices
+    from compiler.tune.vta import tilings_of
+
+    tilings = tilings_of(devices.target, stores)
+    return replace(devices, accelerator=replace(devices.accelerator, tilings=tilings))
+
+
 def recipe_for(
     quantize: str | Path | Quantize | CompressionPlan | None, devices: Devices
 ) -> str | Path | Quantize | CompressionPlan | None:
@@ -108,4 +125,4 @@ def recipe_for(
     return recipe
 
 
-__all__ = ["BOARD", "Devices", "HostOption", "recipe_for", "split_target"]
+__all__ = ["BOARD", "Devices", "HostOption", "recipe_for", "split_target", "with_records"]

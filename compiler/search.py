@@ -10,6 +10,7 @@ from compiler.stages import Imported, StageLog
 from targets import TargetError, TargetSpec, missing_features
 
 if TYPE_CHECKING:
+    from compiler.accelerate import Devices
     from compiler.compress.plan import CompressionPlan
     from compiler.tune.events import Listener
     from compiler.tune.options import Tune
@@ -82,6 +83,59 @@ def search_kernels(
     return result
 
 
+def search_layers(
+    imported: Imported,
+    devices: Devices,
+    options: Tune,
+    records: Records,
+    log: StageLog,
+    *,
+    plan: CompressionPlan | None,
+    listener: Listener | None,
+) -> TuneResult:
+    """Tune what of a model runs on VTA, by simulated cycles; the host's kernels are not tuned.
+
+    Args:
+        imported: The model.
+        devices: The VTA and its host.
+        options: Limits; builders and devices are for processors.
+        records: Stores to start from, and the one to write.
+        log: Receives what was done.
+        plan: Integers with scales that are powers of two.
+        listener: Is told what happens; None for nobody.
+
+    Raises:
+        InputError: There is no store to write to, a device is named, or nothing runs on VTA.
+        StoreError: Records cannot be read or written.
+        PlanError: The plan does not fit the model.
+    """
+    from compiler.tune.events import ignore
+    from compiler.tune.vta import extract_layers, find_regions, tune_layers
+
+    name = devices.target.name
+    if records.writable is None:
+        raise InputError("a search needs a place for its records", where="records")
+    if options.tracker is not None or options.dask is not None:
+        raise InputError(
+            f"layers for {name} are simulated here, and a device or a scheduler was named",
+            where="tune",
+            hint="leave tracker, device and dask out",
+        )
+    if devices.accelerator is None or plan is None:
+        raise InputError(f"nothing of the model runs on {name}", where="tune")
+    regions = find_regions(imported, devices.code, devices.accelerator, plan, log)
+    layers = extract_layers(regions, devices.target)
+    if not layers:
+        raise InputError(f"nothing of the model runs on {name}", where="tune")
+    with log.time("tune", "search") as detail:
+        result = tune_layers(
+            layers, devices.target, options, records.writable, progress=listener or ignore,
+            others=records.stores[1:],
+        )  # fmt: skip
+        detail.append(f"{result.trials} trials, {len(result.records)} records, {result.stop}")
+    return result
+
+
 def check_measurable(spec: TargetSpec, options: Tune, threads: int) -> None:
     """Find out before the work whether candidates can be measured.
 
@@ -106,4 +160,4 @@ def check_measurable(spec: TargetSpec, options: Tune, threads: int) -> None:
         )
 
 
-__all__ = ["check_measurable", "search_kernels"]
+__all__ = ["check_measurable", "search_kernels", "search_layers"]
