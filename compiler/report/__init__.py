@@ -24,6 +24,7 @@ from .model import (
     Roof,
 )
 from .report import Report
+from .vta import with_vta
 
 __all__ = [
     "LABELS",
@@ -44,4 +45,5 @@ __all__ = [
     "Roof",
     "compare",
     "measure",
+    "with_vta",
 ]

@@ -22,6 +22,7 @@ from .plots import all_plots, kind_colours
 from .text import environment_line, gap_sentence, quantization_rows, summary_rows
 
 _TITLES = {
+from .vta_html import vta_card
     "plot-kernels": (
         "Where the time goes",
         "The kernels that take most time. Hatched: generic fallback.",
@@ -38,7 +39,12 @@ _TITLES = {
     "plot-compile": ("Compile time", "Each stage and its steps."),
 }
 #: Places that take the page's width, and two rows of its grid.
-_SHAPES = {"plot-kernels": " wide", "plot-memory": " wide", "plot-roofline": " tall"}
+_SHAPES = {
+    "plot-vta-queues": " wide",
+    "plot-kernels": " wide",
+    "plot-memory": " wide",
+    "plot-roofline": " tall",
+}
 
 
 def write_html(report: ReportData, path: Path) -> Path:
@@ -78,7 +84,7 @@ def html_page(report: ReportData) -> str:
         plots=sections,
         kernels=_kernel_table(report),
         coverage=_coverage_card(report),
-        compile_table=_quantization_card(report) + _compile_table(report),
+        compile_table=vta_card(report.vta) + _quantization_card(report) + _compile_table(report),
         environment=_definition_list(_environment_rows(report)),
         summary=_summary_table(report),
         notes="".join(f"<li>{escape(note)}</li>" for note in report.notes),

@@ -19,13 +19,11 @@ from compiler.errors import BundleError, FileError
 from .upgrade import upgrade
 
 if TYPE_CHECKING:
+from .vta_model import VtaReport
     from typing_extensions import Self
 
 SCHEMA = "tilewright.report"
 SCHEMA_VERSION = 2
-
-#: How a figure was come by. A figure computed from others carries the weakest of their labels.
-LABELS = ("measured", "emulated", "simulated", "estimated")
 
 #: The kernels' times and the end-to-end time should agree this well; a larger gap is pointed out.
 GAP_TOLERANCE = 0.05
@@ -33,39 +31,6 @@ GAP_TOLERANCE = 0.05
 
 class ReportError(BundleError):
     """A report's document is damaged, foreign, or newer than this release."""
-
-
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """A number with its unit and how it was come by.
-
-    Attributes:
-        value: The number; NaN and infinities are allowed (an error of a broken net).
-        unit: ``ms``, ``B``, ``FLOP``, ``GFLOPS``, ``%``, ``dB``, ``calls`` or ``""`` for a plain
-            number.
-        label: One of `LABELS`.
-    """
-
-    value: float
-    unit: str
-    label: str
-
-    def __post_init__(self) -> None:
-        if self.label not in LABELS:
-            raise ValueError(f"label must be one of {', '.join(LABELS)}, not {self.label!r}")
-
-    @classmethod
-    def measured(cls, value: float, unit: str) -> Figure:
-        """A figure that was measured on the device itself."""
-        return cls(float(value), unit, "measured")
-
-    @classmethod
-    def estimated(cls, value: float, unit: str) -> Figure:
-        """A figure computed from shapes, the memory plan or the target's data sheet."""
-        return cls(float(value), unit, "estimated")
-
-    def __str__(self) -> str:
-        return f"{self.value:g} {self.unit}".rstrip()
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,6 +308,8 @@ class ReportData:
 
     model: str
     target: str
+        vta: What runs on VTA, and how long; None for other targets. `latency` and `kernels`
+            are then the host's part alone, with packing and copying.
     target_title: str
     precision: str
     inputs: tuple[str, ...]
@@ -368,6 +335,7 @@ class ReportData:
     @property
     def fallbacks(self) -> tuple[KernelRow, ...]:
         """Kernels that met only the generic fallback, most time first."""
+    vta: VtaReport | None = None
         return tuple(k for k in self.kernels if k.fallback)
 
     @property
@@ -491,3 +459,26 @@ class ReportData:
                 hint="check that the file exists and may be read",
             ) from error
         return cls.from_json(text, where=str(path))
+
+
+__all__ = [
+    "GAP_TOLERANCE",
+    "LABELS",
+    "SCHEMA",
+    "SCHEMA_VERSION",
+    "Accuracy",
+    "CompileStep",
+    "CoverageRow",
+    "Environment",
+    "Figure",
+    "KernelRow",
+    "KindRow",
+    "Latency",
+    "LayerRow",
+    "Memory",
+    "MemoryStep",
+    "Quantization",
+    "ReportData",
+    "ReportError",
+    "Roof",
+]

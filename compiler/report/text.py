@@ -13,11 +13,14 @@ from . import units
 from .model import Figure, KernelRow, Quantization, ReportData
 
 if TYPE_CHECKING:
+from .vta_text import fill_host, fill_layers, queue_strips, vta_renderables
     from rich.console import RenderableType
     from rich.table import Table
 
 _TOP = 20
 _WIDE = 120
+    from .vta_model import VtaReport
+
 _SHORT = {"measured": "meas.", "emulated": "emul.", "simulated": "sim.", "estimated": "est."}
 
 
@@ -50,6 +53,8 @@ def renderables(
     yield _environment(report)
     yield _summary(report)
     yield _kernels(report, top, wide=width >= _WIDE)
+    if report.vta is not None:
+        yield from _vta(report.vta)
     if not report.adds_up:
         yield Text(gap_sentence(report), style="yellow")
     yield _coverage(report)
@@ -132,9 +137,10 @@ def summary_rows(report: ReportData) -> list[tuple[str, str, str]]:
     latency, memory = report.latency, report.memory
     spread = f"{units.milliseconds(latency.p10.value)} … {units.milliseconds(latency.p90.value)} ms"
     label = latency.median.label
+    whose = "latency" if report.vta is None else "host"
     rows = [
-        ("latency, median", f"{units.milliseconds(latency.median.value)} ms", label),
-        ("latency, p10 … p90", f"{spread} ({latency.runs} warm runs)", label),
+        (f"{whose}, median", f"{units.milliseconds(latency.median.value)} ms", label),
+        (f"{whose}, p10 … p90", f"{spread} ({latency.runs} warm runs)", label),
     ]
     if (rate := report.gflops) is not None:
         flops = units.scaled(report.total_flops.value, "FLOP")
@@ -244,6 +250,19 @@ def _quantization(found: Quantization) -> RenderableType:
 
 def _summary(report: ReportData) -> Table:
     table = _table("Summary")
+def _vta(found: VtaReport) -> Iterator[RenderableType]:
+    """What runs on VTA: figures, layers, the queues over time, and what stays on the host."""
+    from rich.text import Text
+
+    yield from vta_renderables(found, _table("On VTA"))
+    yield fill_layers(found, _table("Layers on VTA (cycles, shares and bytes simulated)"))
+    yield Text("\nQueues over one image (simulated; the fuller the busier)", style="bold")
+    yield Text("\n".join(queue_strips(found)))
+    if found.host:
+        yield fill_host(found, _table("On the host, and why"))
+    yield Text(f"Energy: {found.energy_source}.", style="dim")
+
+
     table.add_column("figure")
     table.add_column("value", overflow="fold")
     table.add_column("label", style="dim")

@@ -143,9 +143,13 @@ class Executor:
                 del result  # its storage goes back to the pool outside the timed part
         return tuple(seconds)
 
-    def offloading(self) -> AbstractContextManager[None]:
-        """Where calls of VTA programs find this model's; nothing for a model without any."""
-        return nullcontext() if self.programs is None else self.programs.active()
+    def offloading(self, *, dry: bool = False) -> AbstractContextManager[None]:
+        """Where calls of VTA programs find this model's; nothing for a model without any.
+
+        Args:
+            dry: Pack and copy, but run no program; see `VtaPrograms.active`.
+        """
+        return nullcontext() if self.programs is None else self.programs.active(dry=dry)
 
     @contextmanager
     def instrument(self, callback: Callable[..., Any]) -> Iterator[None]:

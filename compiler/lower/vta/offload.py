@@ -148,7 +148,7 @@ def describe_regions(part: VtaPart) -> tuple[KernelInfo, ...]:
         KernelInfo(
             name=f"{VTA_FUNCTION}{number}",
             kind="vta",
-            operators=tuple(layer.name for layer in region.layers),
+            operators=(f"copies of {region.name}",),
             rule="vta",
             fallback=False,
             flops=0.0,
