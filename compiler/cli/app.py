@@ -25,6 +25,7 @@ from compiler.cli.commands import compile_, inspect_, report, run, targets
 from compiler.cli.deploy import bench, deploy, devices
 from compiler.cli.output import Session
 from compiler.cli.records import records
+from compiler.cli.train import train
 from compiler.cli.tune import tune
 from compiler.cli.vta import vta
 from compiler.errors import TilewrightError
@@ -40,7 +41,7 @@ def cli(session: Session, debug: bool) -> None:
 
 
 _COMMANDS = (
-    compile_, tune, run, report, targets, inspect_, records, vta, deploy, devices, bench,
+    compile_, train, tune, run, report, targets, inspect_, records, vta, deploy, devices, bench,
 )  # fmt: skip
 for _command in _COMMANDS:
     cli.add_command(_command)

@@ -6,7 +6,7 @@ import hashlib
 import importlib.util
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,32 @@ def read_model(
     else:
         hint = "name file.py:factory or a .pt2 file of torch.export.save"
     raise ModelError(f"{spec!r} does not name a model", stage=_STAGE, hint=hint)
+
+
+def read_function(spec: str, what: str) -> Callable[..., Any]:
+    """Read something callable that the command line names: ``file.py:name``.
+
+    Args:
+        spec: The file and the name.
+        what: What it is for, such as ``--data``.
+
+    Raises:
+        ModelError: There is no such file or name, the file fails, or it is no function.
+    """
+    text, colon, name = spec.rpartition(":")
+    path = Path(text)
+    if not colon or path.suffix != ".py" or not path.is_file():
+        raise ModelError(
+            f"{spec!r} names no function in a Python file", stage=_STAGE, where=what,
+            hint="give file.py:name",
+        )  # fmt: skip
+    with _importable(path.parent):
+        found = getattr(_run_file(path), name, None)
+    if not callable(found):
+        raise ModelError(
+            f"there is no function {name!r} in it", stage=_STAGE, where=f"{what} {path}"
+        )
+    return found
 
 
 def load_weights(module: nn.Module, path: Path) -> None:
@@ -214,4 +240,4 @@ def _listed(names: list[str]) -> str:
     return ", ".join(names[:_SHOWN]) + more
 
 
-__all__ = ["load_weights", "read_model"]
+__all__ = ["load_weights", "read_function", "read_model"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import tempfile
 from collections.abc import Callable, Iterable, Sequence, Sized
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from typing import Any, TypeAlias
 import torch
 
 from compiler.errors import FileError, InputError, TrainingError
-from compiler.package.atomic import file_error
+from compiler.package.atomic import file_error, write_file
 from compiler.train.module import FakeQuantized
 from compiler.train.steps import ORDER
 
@@ -317,11 +316,9 @@ class _Trainer:
         }
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-                torch.save(state, file)
-            Path(file.name).replace(path)
         except OSError as error:
             raise file_error(error, path, "write the checkpoint") from error
+        write_file(path, lambda file: torch.save(state, file))
 
     def restore(self, path: Path) -> None:
         """Go on from a checkpoint."""

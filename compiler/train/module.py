@@ -151,6 +151,7 @@ class FakeQuantized(nn.Module):
             if not fits:
                 precision = "float32" if operator is None else operator.precision
                 bad.append(f"{site.name} ({precision})")
+        bad += [f"{s.tensor} (smoothed)" for s in plan.smoothings]
         bad += [f"{n} ({t.dtype})" for n, t in plan.tensors.items() if t.dtype not in EIGHT_BITS]
         if bad:
             raise TrainingError(

@@ -76,24 +76,47 @@ def prepare(
         raise InputError("there is nothing to train for", where="quantize", hint='give "int8"')
     samples = _Recorder(calibration) if calibration is not None else None
     if isinstance(option, Quantize) and option.scheme in ("int8", "binary"):
-        base = replace(option, weights="int8/channel", activations="int8/tensor")
-        if option.weight_form.granularity == "tensor":
-            base = replace(base, weights="int8/tensor")
-        plan = _plan(base, samples, imported)
+        plan = _plan(_eight_bits(option), samples, imported)
         weights = {
             site.name: np.asarray(site.value.args[1].value.numpy())
             for site in program.graph.sites
             if plan.operators.get(site.name) and plan.operators[site.name].weight is not None
         }
-        plan = lower_bits(plan, option, weights, int8_layers, _grouped(program))
+        kept = () if option.ends == "same" and int8_layers == ENDS else int8_layers
+        plan = lower_bits(plan, option, weights, kept, _grouped(program))
     else:
         plan = _plan(option, samples, imported)
+    plan = replace(plan, roundings={})  # training finds better ones
     qat = FakeQuantized(trained, program, plan, learn_steps=learn_steps)
     qat.example_inputs = given
     if samples is not None and samples.kept is not None and isinstance(option, Quantize):
         first = next(iter(read_samples([samples.kept], imported.inputs, PROBES)))
         qat.start_signs([torch.from_numpy(np.array(a)) for a in first])
     return qat.train()
+
+
+def _eight_bits(recipe: Quantize) -> Quantize:
+    """The recipe with 8 bits everywhere, from which training starts.
+
+    Raises:
+        InputError: It has options that training does not know.
+    """
+    if recipe.ends == "float32":
+        raise InputError(
+            "the first and last layers in float32 by ends are not trained",
+            where="quantize",
+            hint="name them in keep, and leave ends out",
+        )
+    if recipe.max_drop is not None:
+        raise InputError(
+            "a search for precisions by max_drop is none of training's",
+            where="quantize",
+            hint="compile with it first, and give the plan that it finds",
+        )
+    return replace(
+        recipe, activations="int8/tensor", ends="int8", rounding="nearest",
+        weights="int8/tensor" if recipe.weight_form.granularity == "tensor" else "int8/channel",
+    )  # fmt: skip
 
 
 class _Recorder:

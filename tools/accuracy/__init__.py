@@ -2,4 +2,6 @@
 
 >>> python -m tools.accuracy train
 >>> python -m tools.accuracy measure
+>>> python -m tools.accuracy qat
+>>> python -m tools.accuracy trained
 """

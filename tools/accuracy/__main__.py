@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import click
 import numpy as np
 
 import compiler
-from compiler import Quantize, __version__
+from compiler import CompressionPlan, Quantize, __version__
 from compiler.errors import TilewrightError
 from targets import cpu_name
 from tools.accuracy import fashion
@@ -62,6 +63,66 @@ def train(data: Path, epochs: int, names: tuple[str, ...]) -> None:
 
 @main.command()
 @_data
+@click.option("--checkpoints", type=click.Path(file_okay=False, path_type=Path),
+              help="Folder of checkpoints, by which interrupted trainings go on.")
+@click.argument("network", required=False)
+@click.argument("words", nargs=-1)
+def qat(
+    data: Path, checkpoints: Path | None, network: str | None, words: tuple[str, ...]
+) -> None:
+    """Train the small networks for fewer bits, and keep weights and plans beside this tool.
+
+    NETWORK is one of them, WORDS are recipes: w4a8, ternary, binary; by default all.
+    """
+    import torch
+
+    from tools.accuracy import qat as qat_training
+
+    torch.set_num_threads(1)
+    _ensure(data)
+    images = fashion.load(data, "train")
+    for name, word in qat_training.RECIPES:
+        if (network and name != network) or (words and word not in words):
+            continue
+        model = training.load(name, WEIGHTS / f"{name}.safetensors")
+        file = checkpoints / f"{name}-{word}.ckpt" if checkpoints else None
+        trained, plan, result = qat_training.train_for(
+            name, word, model, images, click.echo, file
+        )
+        if result.interrupted:
+            click.echo("interrupted: nothing was written", err=True)
+            sys.exit(130)
+        training.save(trained, WEIGHTS / f"{name}-{word}.safetensors")
+        plan.save(WEIGHTS / f"{name}-{word}.plan.json")
+
+
+@main.command()
+@_data
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the figures.")
+@click.argument("network", required=False)
+@click.argument("words", nargs=-1)
+def trained(
+    data: Path, json_path: Path | None, network: str | None, words: tuple[str, ...]
+) -> None:
+    """Measure the trained plans: accuracy of the compiled bundles on the 10,000 test images."""
+    import torch
+
+    from tools.accuracy.qat import RECIPES
+
+    torch.set_num_threads(1)
+    _ensure(data)
+    rows = []
+    for name, word in RECIPES:
+        if (network and name != network) or (words and word not in words):
+            continue
+        rows.append({"network": name, "recipe": word, **_trained(name, word, data)})
+        click.echo(json.dumps(rows[-1]))
+    if json_path is not None:
+        _write(json_path, rows)
+
+
+@main.command()
+@_data
 @click.option("--method", "methods", multiple=True, default=("mse",), show_default=True)
 @click.option("--equalize", is_flag=True, help="Equalize neighbouring layers first.")
 @click.option("--power-of-two", is_flag=True, help="Scales that are powers of two.")
@@ -102,14 +163,18 @@ def measure(
         click.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
     if json_path is not None:
-        document = {
-            "cpu": cpu_name(),
-            "version": __version__,
-            "date": time.strftime("%Y-%m-%d", time.gmtime()),
-            "load_1min": os.getloadavg()[0],
-            "rows": rows,
-        }
-        json_path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        _write(json_path, rows)
+
+
+def _write(path: Path, rows: list[dict[str, Any]]) -> None:
+    document = {
+        "cpu": cpu_name(),
+        "version": __version__,
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "load_1min": os.getloadavg()[0],
+        "rows": rows,
+    }
+    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 
 def _ensure(data: Path) -> None:
@@ -139,6 +204,47 @@ def _fashion(name: str, data: Path, recipe: Quantize) -> dict[str, Any]:
         evaluate=accuracy,
     )
     return _figures(bundle)
+
+
+def _trained(name: str, word: str, data: Path) -> dict[str, Any]:
+    """Share of right answers: the float32 network, its plan without training, and trained."""
+    test, pool = fashion.load(data, "t10k"), fashion.load(data, "train")
+
+    def accuracy(run: Callable[..., Any]) -> float:
+        right = 0
+        for start in range(0, len(test.images), BATCH):
+            logits = np.asarray(run(test.images[start : start + BATCH]))
+            right += int((logits.argmax(axis=1) == test.labels[start : start + BATCH]).sum())
+        return right / len(test.images)
+
+    from compiler.quantization import float_model
+    from compiler.source import read_source
+    from compiler.stages import StageLog
+
+    plain = training.load(name, WEIGHTS / f"{name}.safetensors")
+    source = read_source(plain, (test.images[:BATCH],), name, StageLog())
+    before = accuracy(float_model(source))
+    plan = CompressionPlan.load(WEIGHTS / f"{name}-{word}.plan.json")
+    bundle = compiler.compile(
+        training.load(name, WEIGHTS / f"{name}-{word}.safetensors"),
+        example_inputs=(pool.images[:BATCH],),
+        name=name,
+        quantize=plan,
+        tolerance=1e9,  # binary and ternary weights are not near those that they come from
+    )
+    after = accuracy(bundle)
+    stored = Counter(
+        f"{o.precision}: {o.weight.dtype}" for o in plan.operators.values() if o.weight
+    )
+    return {
+        "float32": before,
+        "trained": after,
+        "change_points": round(100 * (after - before), 2),
+        "weights": dict(stored),
+        "parameter_bytes": bundle.parameter_bytes,
+        "latency_ms": bundle.report.latency.median.value if bundle.report else None,
+        "golden_sha256": bundle.manifest.golden_sha256,
+    }
 
 
 def _batches(images: Any) -> Iterator[Any]:
