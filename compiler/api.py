@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compiler.accelerate import HostOption, recipe_for, split_target, with_records
+from compiler.accelerate import HostOption, recipe_for, split_target
 from compiler.errors import (
     CompileError,
     InputError,
@@ -31,7 +31,6 @@ from compiler.quantization import (
     Metric,
     QuantizeOption,
     Request,
-    choose_precisions,
     describe,
     float_model,
     golden_outputs,
@@ -46,7 +45,7 @@ from compiler.report import measure as measure_report
 from compiler.runtime.threads import check_threads, use_threads
 from compiler.search import check_measurable, search_kernels
 from compiler.source import Source, read_source
-from compiler.stages import Built, Imported, Lowered, StageLog
+from compiler.stages import Imported, StageLog
 from targets import TargetSpec, get_target, missing_features, require_available
 
 if TYPE_CHECKING:
@@ -57,7 +56,6 @@ if TYPE_CHECKING:
     from compiler.runtime.vta.devices import Device
     from compiler.tune.events import Listener
     from compiler.tune.options import Tune
-    from compiler.compress.plan import CompressionPlan
     from compiler.tune.result import TuneResult
 
     Array = npt.NDArray[np.generic]
@@ -180,7 +178,6 @@ def compile(  # noqa: A001 - the name users expect
     store = open_records(records, search)
     runs_here = not missing_features(spec)
     check_threads(threads)
-    devices = with_records(devices, store.stores)
     # Before any stage runs generated code: TVM's thread pool takes its size from the first call.
     use_threads(threads)
     log = _Log(progress)
@@ -208,10 +205,27 @@ def compile(  # noqa: A001 - the name users expect
             )  # fmt: skip
         if result.interrupted:
             raise KeyboardInterrupt
-    lowered, built, bundle = make_bundle(plan, log)
+    with _as_compile_error("lower", spec):
+        lowered = lower(
+            imported, spec, log, select=store.selector(threads), precision=precision, plan=plan,
+            accelerator=devices.accelerator,
+        )  # fmt: skip
     require_tuned_share(lowered.kernels, required, target=spec, precision=precision, records=store)
+    with _workdir() as workdir:
+        with _as_compile_error("build", spec):
+            built = build(lowered, spec, log, workdir)
+        with log.time("package", "golden pair"):
+            bundle = Bundle.from_built(
+                built,
+                source.tensors(),
+                threads=threads,
+                reference=None if runs_here else golden,
+                precision=precision if plan is None else "int8",
+                plan=plan,
+                target=devices.target,
+            )
     _check_error(bundle, expected, tolerance)
-    metrics = _metrics(request, source, bundle, log, None if found is None else found.before)
+    metrics = _metrics(request, source, bundle, log)
     if measure:
         # Programs are not run while the host is measured: their time is simulated.
         with log.time("report", "measure"), bundle.executor.offloading(dry=True):
@@ -228,6 +242,9 @@ def compile(  # noqa: A001 - the name users expect
                 threads=threads,
                 precision=bundle.manifest.precision,
             )
+        if bundle.vta is not None:
+            with log.time("report", "simulate"):
+                bundle.report = with_vta(bundle.report, bundle.vta, devices.target)
         if plan is not None:
             bundle.report = replace(
                 bundle.report,
@@ -273,9 +290,6 @@ def tune_model(
         name: The model's name.
         threads: Threads that the kernels are to run on.
         records: Folder that the records go to.
-        if bundle.vta is not None:
-            with log.time("report", "simulate"):
-                bundle.report = with_vta(bundle.report, bundle.vta, devices.target)
         precision: As in `compile`.
         progress: Called as ``progress(stage, step)`` when a step begins.
         on_tune: Called with each event of the search.
@@ -300,7 +314,7 @@ def tune_model(
         )
     precision = read_precision(precision)
     request = read_request(
-        recipe_for(quantize, devices), calibration, None,
+        quantize, calibration, None,
         precision=precision, dynamic=dynamic_batch or dynamic_shapes is not None,
     )  # fmt: skip
     spec = choose_target(target, measure=False)
@@ -335,7 +349,6 @@ def load(path: str | Path, *, threads: int | None = None, device: Device = None)
     Raises:
         BundleError: It is damaged, foreign, newer than this release or for another machine.
         FileError: It cannot be read.
-    from compiler.lower.vta.offload import require_shifts
         InputError: `threads` cannot be had.
     """
     return read_bundle(path, threads=threads, read_report=Report.from_json, device=device)
@@ -346,8 +359,6 @@ def choose_target(target: str | Path | TargetSpec, *, measure: bool) -> TargetSp
 
     Args:
         target: As in `compile`.
-    spec = choose_target(target, measure=False)
-    devices = split_target(spec)
         measure: Whether code for it is to be measured here.
 
     Raises:
@@ -366,8 +377,6 @@ def require_runnable(spec: TargetSpec, *, measure: bool) -> TargetSpec:
         TargetError: It cannot run the target's code, and a measurement was asked for.
     """
     lacking = missing_features(spec)
-            if devices.accelerator is not None:
-                require_shifts(plan, devices.target.name)
     if lacking and measure:
         raise TargetError(
             "this processor cannot run the target's code, so that nothing can be measured: it "
@@ -404,14 +413,13 @@ def _import(
 
 
 def _metrics(
-    request: Request | None, source: Source, bundle: Bundle, log: StageLog, before: float | None
+    request: Request | None, source: Source, bundle: Bundle, log: StageLog
 ) -> tuple[float, ...]:
-    """The user's metric before, unless that is known, and after; nothing without one."""
+    """The user's metric before and after quantization; nothing without one."""
     if request is None or request.evaluate is None:
         return ()
-    if before is None:
-        with log.time("compress", "metric in PyTorch"):
-            before = metric_of(request.evaluate, float_model(source), "the float32 model")
+    with log.time("compress", "metric in PyTorch"):
+        before = metric_of(request.evaluate, float_model(source), "the float32 model")
     with log.time("compress", "metric quantized"):
         after = metric_of(request.evaluate, bundle, "the quantized model")
     return before, after

@@ -20,9 +20,9 @@ from . import units
 from .model import Figure, KernelRow, ReportData
 from .plots import all_plots, kind_colours
 from .text import environment_line, gap_sentence, quantization_rows, summary_rows
+from .vta_html import vta_card
 
 _TITLES = {
-from .vta_html import vta_card
     "plot-kernels": (
         "Where the time goes",
         "The kernels that take most time. Hatched: generic fallback.",
@@ -37,6 +37,14 @@ from .vta_html import vta_card
         "Activation buffers alive while each kernel runs.",
     ),
     "plot-compile": ("Compile time", "Each stage and its steps."),
+    "plot-vta-queues": (
+        "VTA's queues",
+        "What load, compute and store did when, each layer in a colour of its own.",
+    ),
+    "plot-vta-roofline": (
+        "VTA's roofline",
+        "Each dot is a layer, its size its share of the cycles.",
+    ),
 }
 #: Places that take the page's width, and two rows of its grid.
 _SHAPES = {

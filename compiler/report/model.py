@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 from compiler.codec import DecodeError, decode, encode
 from compiler.errors import BundleError, FileError
 
+from .figure import LABELS, Figure
 from .upgrade import upgrade
+from .vta_model import VtaReport
 
 if TYPE_CHECKING:
-from .vta_model import VtaReport
     from typing_extensions import Self
 
 SCHEMA = "tilewright.report"
@@ -304,12 +305,12 @@ class ReportData:
         compile_steps: What the compiler did and how long it took.
         notes: Remarks on the measurement, in sentences.
         quantization: What quantization did; None if nothing is quantized.
+        vta: What runs on VTA, and how long; None for other targets. `latency` and `kernels`
+            are then the host's part alone, with packing and copying.
     """
 
     model: str
     target: str
-        vta: What runs on VTA, and how long; None for other targets. `latency` and `kernels`
-            are then the host's part alone, with packing and copying.
     target_title: str
     precision: str
     inputs: tuple[str, ...]
@@ -331,11 +332,11 @@ class ReportData:
     compile_steps: tuple[CompileStep, ...]
     notes: tuple[str, ...] = ()
     quantization: Quantization | None = None
+    vta: VtaReport | None = None
 
     @property
     def fallbacks(self) -> tuple[KernelRow, ...]:
         """Kernels that met only the generic fallback, most time first."""
-    vta: VtaReport | None = None
         return tuple(k for k in self.kernels if k.fallback)
 
     @property

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from compiler.coverage import SOURCES
 
-from . import units
+from . import units, vta_html
 from .model import KernelRow, ReportData
 
 if TYPE_CHECKING:
@@ -341,7 +341,10 @@ def _wide(milliseconds: float, report: ReportData) -> bool:
 
 def all_plots(report: ReportData) -> Sequence[tuple[str, go.Figure]]:
     """Every plot that this report has data for, with the id of its place on the page."""
+    vta = report.vta
     plots = [
+        ("plot-vta-queues", None if vta is None else vta_html.queues(vta, _figure(260))),
+        ("plot-vta-roofline", None if vta is None else vta_html.roofline(vta, _figure(380))),
         ("plot-kernels", top_kernels(report) if report.kernels else None),
         ("plot-kinds", time_by_kind(report)),
         ("plot-roofline", roofline(report)),

@@ -11,16 +11,16 @@ from compiler.coverage import choice_text
 
 from . import units
 from .model import Figure, KernelRow, Quantization, ReportData
+from .vta_text import fill_host, fill_layers, queue_strips, vta_renderables
 
 if TYPE_CHECKING:
-from .vta_text import fill_host, fill_layers, queue_strips, vta_renderables
     from rich.console import RenderableType
     from rich.table import Table
 
-_TOP = 20
-_WIDE = 120
     from .vta_model import VtaReport
 
+_TOP = 20
+_WIDE = 120
 _SHORT = {"measured": "meas.", "emulated": "emul.", "simulated": "sim.", "estimated": "est."}
 
 
@@ -51,10 +51,10 @@ def renderables(
 
     yield Text(f"Latency report: {report.model} on {report.target}", style="bold")
     yield _environment(report)
-    yield _summary(report)
-    yield _kernels(report, top, wide=width >= _WIDE)
     if report.vta is not None:
         yield from _vta(report.vta)
+    yield _summary(report)
+    yield _kernels(report, top, wide=width >= _WIDE)
     if not report.adds_up:
         yield Text(gap_sentence(report), style="yellow")
     yield _coverage(report)
@@ -135,9 +135,9 @@ def _environment(report: ReportData) -> Table:
 def summary_rows(report: ReportData) -> list[tuple[str, str, str]]:
     """Name, value and label of each figure of the summary; text and HTML share them."""
     latency, memory = report.latency, report.memory
+    whose = "latency" if report.vta is None else "host"
     spread = f"{units.milliseconds(latency.p10.value)} … {units.milliseconds(latency.p90.value)} ms"
     label = latency.median.label
-    whose = "latency" if report.vta is None else "host"
     rows = [
         (f"{whose}, median", f"{units.milliseconds(latency.median.value)} ms", label),
         (f"{whose}, p10 … p90", f"{spread} ({latency.runs} warm runs)", label),
@@ -248,8 +248,6 @@ def _quantization(found: Quantization) -> RenderableType:
     return Group(figures, layers)
 
 
-def _summary(report: ReportData) -> Table:
-    table = _table("Summary")
 def _vta(found: VtaReport) -> Iterator[RenderableType]:
     """What runs on VTA: figures, layers, the queues over time, and what stays on the host."""
     from rich.text import Text
@@ -263,6 +261,8 @@ def _vta(found: VtaReport) -> Iterator[RenderableType]:
     yield Text(f"Energy: {found.energy_source}.", style="dim")
 
 
+def _summary(report: ReportData) -> Table:
+    table = _table("Summary")
     table.add_column("figure")
     table.add_column("value", overflow="fold")
     table.add_column("label", style="dim")
