@@ -14,7 +14,8 @@ import random
 from collections import Counter
 
 from targets import get_target, missing_features
-from tests.support.integer_cases import KINDS, Maker, check
+from tests.support.integer_cases import KINDS, check
+from tests.support.low_bits_cases import LOW_KINDS, LowMaker
 
 
 def main() -> None:
@@ -39,8 +40,8 @@ def main() -> None:
         seed = options.seed
         while counts.total() < wanted:
             source = random.Random(f"{name} {seed}")
-            maker = Maker(source)
-            kinds = [source.choice(KINDS) for _ in range(options.operators)]
+            maker = LowMaker(source)
+            kinds = [source.choice((*KINDS, *LOW_KINDS)) for _ in range(options.operators)]
             kernels = check([maker.case(k) for k in kinds], spec, options.draws, seed)
             counts.update({k: kinds.count(k) * options.draws for k in set(kinds)})
             rules.update("fallback" if k.fallback else k.rule for k in kernels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,11 @@ quantize_option = click.option(
     "applies that.",
 )
 _META = "tilewright.quantize"
+#: Options that are `Quantize`'s own attributes.
+_RECIPE = frozenset(
+    {"power_of_two", "equalize", "smooth", "rounding", "ends", "max_drop", "max_evaluations",
+     "resume"}
+)  # fmt: skip
 _Function = TypeVar("_Function", bound="Callable[..., Any]")
 
 
@@ -69,16 +75,44 @@ _RECIPE_OPTIONS = (
         help="Take the central 7/8 of calibration images (crop, the default), or all of them.",
     ),
     click.option(
+        "--power-of-two", is_flag=True, callback=_remember, expose_value=False,
+        help="Scales that are powers of two, and int8 without zero points: what VTA computes.",
+    ),
+    click.option(
+        "--equalize", is_flag=True, callback=_remember, expose_value=False,
+        help="Equalize the channels of neighbouring layers first, where that is exact.",
+    ),
+    click.option(
         "--smooth", type=click.FloatRange(0, 1), callback=_remember, expose_value=False,
         metavar="SHARE",
         help="Move this share of the difficulty from normalized activations to the weights that "
         "read them (SmoothQuant); by default 0.5.",
     ),
     click.option(
+        "--max-drop", type=float, callback=_remember, expose_value=False, metavar="DROP",
+        help="Give each layer the fastest precision of int4 weights, int8, bfloat16 and float32 "
+        "with which the metric of --evaluate drops by at most this much.",
+    ),
+    click.option(
+        "--max-evaluations", type=click.IntRange(2), callback=_remember, expose_value=False,
+        metavar="COUNT", help="Models to compile and judge for --max-drop at most; 16 by default.",
+    ),
+    click.option(
+        "--resume", type=click.Path(dir_okay=False, path_type=Path), callback=_remember,
+        expose_value=False, metavar="FILE",
+        help="Keep what --max-drop has judged in this file, and go on from it.",
+    ),
+    click.option(
         "--rounding", type=click.Choice(["nearest", "adaround"]), callback=_remember,
         expose_value=False,
         help="Round weights to the nearest (the default), or as is best for the sums of their "
         "layer.",
+    ),
+    click.option(
+        "--ends", type=click.Choice(["int8", "float32", "same"]), callback=_remember,
+        expose_value=False,
+        help="What the first and the last layers get where others have weights of one or two "
+        "bits; by default int8.",
     ),
 )  # fmt: skip
 
@@ -98,8 +132,16 @@ keep_option = click.option(
 )
 
 
-def read_recipe(quantize: str | None, keep: tuple[str, ...]) -> Quantize | Path | None:
+def read_recipe(
+    quantize: str | None, keep: tuple[str, ...], *, shifts: bool = False
+) -> Quantize | Path | None:
     """What to quantize, as `compile` takes it.
+
+    Args:
+        quantize: Recipe or plan; None for neither.
+        keep: Layers that stay in float32.
+        shifts: Whether the target only shifts, so that it takes powers of two where no recipe
+            is given.
 
     Raises:
         click.UsageError: Layers to keep, and no plan to make.
@@ -108,12 +150,58 @@ def read_recipe(quantize: str | None, keep: tuple[str, ...]) -> Quantize | Path 
     from compiler.compress.recipe import Quantize
 
     recipe = Quantize.parse(quantize)
-    options = {n: v for n, v in _given().items() if n in ("smooth", "rounding")}
+    if recipe is None and shifts:
+        recipe = Quantize(power_of_two=True)
+    options = {n: v for n, v in _given().items() if n in _RECIPE}
     if options and not isinstance(recipe, Quantize):
-        raise click.UsageError("--smooth and --rounding belong to --quantize with a recipe")
+        given = ", ".join(f"--{n.replace('_', '-')}" for n in options)
+        raise click.UsageError(f"{given} belongs to --quantize with a recipe")
     if keep and not isinstance(recipe, Quantize):
         raise click.UsageError("--keep belongs to --quantize with a recipe, such as int8")
     return replace(recipe, keep=keep, **options) if isinstance(recipe, Quantize) else recipe
+
+
+evaluate_option = click.option(
+    "--evaluate",
+    metavar="FILE.py:FUNCTION",
+    help="A metric: a function that takes run(*inputs) and returns a number, more is better. It "
+    "is taken before and after quantization.",
+)
+
+
+def read_metric(text: str | None) -> Callable[..., Any] | None:
+    """The metric that `--evaluate` names; its file is run.
+
+    Raises:
+        InputError: There is no such function.
+    """
+    from compiler.errors import InputError
+
+    if text is None:
+        return None
+    path, _, name = text.rpartition(":")
+    if not path.endswith(".py") or not name.isidentifier():
+        raise click.UsageError(f"--evaluate takes FILE.py:FUNCTION, not {text!r}")
+    if not Path(path).is_file():
+        raise InputError(
+            f"there is no file {path!r}", where="--evaluate", hint="name a file of Python code"
+        )
+    try:
+        module = runpy.run_path(path, run_name="tilewright_metric")
+    except Exception as error:
+        raise InputError(
+            f"{path} failed: {type(error).__name__}: {error}",
+            where="--evaluate",
+            hint="run it with python to see the whole error",
+        ) from error
+    if not callable(module.get(name)):
+        raise InputError(
+            f"{path} has no function {name!r}",
+            where="--evaluate",
+            hint="define it at the top level: def accuracy(run): ...",
+        )
+    function: Callable[..., Any] = module[name]
+    return function
 
 
 def samples(calibration: Path | None) -> Any:
@@ -153,9 +241,11 @@ def quantize_arguments(
 
 __all__ = [
     "calibration_option",
+    "evaluate_option",
     "keep_option",
     "quantize_arguments",
     "quantize_option",
+    "read_metric",
     "read_recipe",
     "samples",
 ]

@@ -11,16 +11,18 @@ from compiler.compress.operators import call
 from schedules.tvm_adapter import relax
 from tests.support.integer_cases import DTYPES, Array, Case, Maker
 
-LOW_KINDS = ("sign", "signs_conv2d", "signs_dense", "conv2d", "dense", "signs_residual")
+LOW_KINDS = (
+    "low_sign", "low_signs_conv2d", "low_signs_dense", "low_conv2d", "low_dense",
+    "low_signs_residual",
+)  # fmt: skip
 
 
 class LowMaker(Maker):
-    """Cases of `LOW_KINDS`."""
+    """Cases of `LOW_KINDS`, and of 8 bits where they are asked for."""
 
     def case(self, kind: str | None = None) -> Case:
-        """A random case, perhaps of a kind of `LOW_KINDS`."""
-        case: Case = getattr(self, f"_low_{kind or self.source.choice(LOW_KINDS)}")()
-        return case
+        """A random case of `LOW_KINDS`, or of the kind that is asked for."""
+        return super().case(kind or self.source.choice(LOW_KINDS))
 
     def _signs(self, shape: tuple[int, ...]) -> Array:
         """Truth values: any, or all of one kind."""

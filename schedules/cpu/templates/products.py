@@ -14,6 +14,7 @@ from schedules.cpu.compute import packed
 from schedules.cpu.compute.canonical import geometry_of
 from schedules.cpu.compute.encoded import Form, pack_codes, table_vectors
 from schedules.cpu.intrinsics.select import dot_group, dot_intrinsic, dot_lanes
+from schedules.cpu.intrinsics.vnni import has_vpdpbusd
 from schedules.cpu.tiling import RankedTile, RegisterTile, rank_register_tiles
 from schedules.encodings import PACKINGS, encoding_of, weight_operands
 from schedules.space import Choice, Decision, Space
@@ -219,7 +220,19 @@ def _decoding(workload: Workload, tile: RegisterTile, spec: TargetSpec) -> float
     elif encoding.packing is not None:
         steps = 2.5
     steps += 1.0 if encoding.group else 0.0
-    return 1.0 + steps / (tile.rows + 2)
+    return (1.0 + steps / (tile.rows + 2)) * _share_of_products(workload, tile, spec)
+
+
+def _share_of_products(workload: Workload, tile: RegisterTile, spec: TargetSpec) -> float:
+    """Instructions for products with codes, over those for whole bytes.
+
+    Without VNNI these are widened to 16 bits, which codes need not be (`intrinsics.vnni`).
+    """
+    packing = encoding_of(workload).packing
+    integers = workload.dtypes[0] in ("uint8", "int8") and _group(workload) > 1
+    if packing is None or not integers or has_vpdpbusd(spec, tile.lanes):
+        return 1.0
+    return (2 * packing.per_byte + 1) / (4 * packing.per_byte)
 
 
 def _panels(
