@@ -1,6 +1,6 @@
 """The integer semantics of rows in NumPy: softmax, layer normalization and sums.
 
-docs/integer-semantics.md says the same in words, docs/decisions/0016-integer-rows.md why. What
+docs/integer-semantics.md says the same in words, docs/decisions/0017-integer-rows.md why. What
 depends on an order, the sums over a row, is computed in integers and exact; floating point only
 takes part as single IEEE operations (one conversion, one product, one root), each rounded to the
 nearest, whose results nothing adds up. So the bits are the same everywhere, however a target

@@ -21,6 +21,7 @@ from targets import cpu_name
 from tools.accuracy import fashion
 from tools.accuracy import train as training
 from tools.accuracy.networks import NETWORKS
+from tools.accuracy.sequences import MINILM, SILERO, sentence_encoder, speech_detector
 
 WEIGHTS = Path(__file__).parent / "weights"
 EFFICIENTNET = "efficientnet-lite0"
@@ -63,13 +64,14 @@ def train(data: Path, epochs: int, names: tuple[str, ...]) -> None:
 
 @main.command()
 @_data
-@click.option("--checkpoints", type=click.Path(file_okay=False, path_type=Path),
-              help="Folder of checkpoints, by which interrupted trainings go on.")
+@click.option(
+    "--checkpoints",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of checkpoints, by which interrupted trainings go on.",
+)
 @click.argument("network", required=False)
 @click.argument("words", nargs=-1)
-def qat(
-    data: Path, checkpoints: Path | None, network: str | None, words: tuple[str, ...]
-) -> None:
+def qat(data: Path, checkpoints: Path | None, network: str | None, words: tuple[str, ...]) -> None:
     """Train the small networks for fewer bits, and keep weights and plans beside this tool.
 
     NETWORK is one of them, WORDS are recipes: w4a8, ternary, binary; by default all.
@@ -86,9 +88,7 @@ def qat(
             continue
         model = training.load(name, WEIGHTS / f"{name}.safetensors")
         file = checkpoints / f"{name}-{word}.ckpt" if checkpoints else None
-        trained, plan, result = qat_training.train_for(
-            name, word, model, images, click.echo, file
-        )
+        trained, plan, result = qat_training.train_for(name, word, model, images, click.echo, file)
         if result.interrupted:
             click.echo("interrupted: nothing was written", err=True)
             sys.exit(130)
@@ -126,7 +126,15 @@ def trained(
 @click.option("--method", "methods", multiple=True, default=("mse",), show_default=True)
 @click.option("--equalize", is_flag=True, help="Equalize neighbouring layers first.")
 @click.option("--power-of-two", is_flag=True, help="Scales that are powers of two.")
+@click.option("--rounding", default="nearest", show_default=True, help="nearest or adaround.")
 @click.option("--per-tensor", is_flag=True, help="One scale a weight.")
+@click.option(
+    "--recipe",
+    "recipes",
+    multiple=True,
+    metavar="WORD",
+    help="Recipes by name, such as int4-weights, in place of the options before.",
+)
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the figures.")
 @click.argument("names", nargs=-1)
 def measure(
@@ -134,7 +142,9 @@ def measure(
     methods: tuple[str, ...],
     equalize: bool,
     power_of_two: bool,
+    rounding: str,
     per_tensor: bool,
+    recipes: tuple[str, ...],
     json_path: Path | None,
     names: tuple[str, ...],
 ) -> None:
@@ -144,17 +154,21 @@ def measure(
     torch.set_num_threads(1)
     rows = []
     try:
-        for name in names or (*NETWORKS, EFFICIENTNET):
-            for method in methods:
-                recipe = Quantize(
+        for name in names or (*NETWORKS, EFFICIENTNET, MINILM, SILERO):
+            made = [
+                Quantize(
                     weights="int8/tensor" if per_tensor else "int8/channel",
                     calibrate=method,
                     equalize=equalize,
                     power_of_two=power_of_two,
+                    rounding=rounding,
                 )
+                for method in methods
+            ]
+            for recipe in map(_recipe, recipes) if recipes else made:
                 start = time.perf_counter()
                 row = (
-                    _efficientnet(recipe) if name == EFFICIENTNET else _fashion(name, data, recipe)
+                    _measure(name, data, recipe)
                 )
                 row["seconds"] = round(time.perf_counter() - start, 1)
                 rows.append({"network": name, "recipe": recipe.to_dict(), **row})
@@ -177,9 +191,27 @@ def _write(path: Path, rows: list[dict[str, Any]]) -> None:
     path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 
+def _recipe(word: str) -> Quantize:
+    recipe = Quantize.parse(word)
+    if not isinstance(recipe, Quantize):
+        raise click.UsageError(f"{word!r} names no recipe")
+    return recipe
+
+
 def _ensure(data: Path) -> None:
     if not any(data.glob("t10k-images*")):
         fashion.fetch(data)
+
+
+def _measure(name: str, data: Path, recipe: Quantize) -> dict[str, Any]:
+    """The figures of one network."""
+    if name == EFFICIENTNET:
+        return _efficientnet(recipe)
+    if name == MINILM:
+        return sentence_encoder(recipe, _figures)
+    if name == SILERO:
+        return speech_detector(recipe, _figures)
+    return _fashion(name, data, recipe)
 
 
 def _fashion(name: str, data: Path, recipe: Quantize) -> dict[str, Any]:
@@ -200,7 +232,9 @@ def _fashion(name: str, data: Path, recipe: Quantize) -> dict[str, Any]:
         example_inputs=(pool.images[:BATCH],),
         name=name,
         quantize=recipe,
-        calibration=_batches(pool.images[BATCH : BATCH + CALIBRATION]),
+        calibration=_batches(pool.images[BATCH : BATCH + CALIBRATION])
+        if recipe.needs_calibration
+        else None,
         evaluate=accuracy,
     )
     return _figures(bundle)
@@ -275,7 +309,9 @@ def _efficientnet(recipe: Quantize) -> dict[str, Any]:
         example_inputs=(inputs[0],),
         name=EFFICIENTNET,
         quantize=recipe,
-        calibration=variations(paths[:SEEN], CALIBRATION_VARIATIONS, seed=1),
+        calibration=variations(paths[:SEEN], CALIBRATION_VARIATIONS, seed=1)
+        if recipe.needs_calibration
+        else None,
         evaluate=top1,
     )
     import torch
@@ -301,7 +337,10 @@ def _figures(bundle: Any) -> dict[str, Any]:
     """What the report says."""
     found = bundle.report.quantization
     layers = [row for row in found.layers if row.sqnr is not None]
-    worst = min(layers, key=lambda row: row.sqnr.value)
+    worst = min(layers, key=lambda row: row.sqnr.value) if layers else None
+    noise = (
+        {"worst_layer": worst.name, "worst_sqnr_db_simulated": worst.sqnr.value} if worst else {}
+    )
     return {
         "before": found.metric_before.value,
         "after": found.metric_after.value,
@@ -310,8 +349,7 @@ def _figures(bundle: Any) -> dict[str, Any]:
         "samples": found.samples,
         "bytes_before": int(found.bytes_before.value),
         "bytes_after": int(found.bytes_after.value),
-        "worst_layer": worst.name,
-        "worst_sqnr_db_simulated": worst.sqnr.value,
+        **noise,
         "latency_ms": bundle.report.latency.median.value,
         "golden_sha256": found.golden_sha256,
     }
