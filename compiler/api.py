@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compiler.accelerate import HostOption, recipe_for, split_target
+from compiler.accelerate import HostOption, recipe_for, split_target, with_records
 from compiler.errors import (
     CompileError,
     InputError,
@@ -31,7 +31,9 @@ from compiler.quantization import (
     Metric,
     QuantizeOption,
     Request,
+    choose_precisions,
     describe,
+    describe_search,
     float_model,
     golden_outputs,
     make_plan,
@@ -39,13 +41,14 @@ from compiler.quantization import (
     quantized_tolerance,
     read_request,
     settle_request,
+    wants_search,
 )
 from compiler.report import Report, compare, with_vta
 from compiler.report import measure as measure_report
 from compiler.runtime.threads import check_threads, use_threads
-from compiler.search import check_measurable, search_kernels
+from compiler.search import check_measurable, search_kernels, search_layers
 from compiler.source import Source, read_source
-from compiler.stages import Imported, StageLog
+from compiler.stages import Built, Imported, Lowered, StageLog
 from targets import TargetSpec, get_target, missing_features, require_available
 
 if TYPE_CHECKING:
@@ -53,6 +56,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import torch
 
+    from compiler.compress.plan import CompressionPlan
     from compiler.runtime.vta.devices import Device
     from compiler.tune.events import Listener
     from compiler.tune.options import Tune
@@ -173,9 +177,10 @@ def compile(  # noqa: A001 - the name users expect
             where="evaluate",
             hint="leave it out, or compile where the code runs",
         )
-    if search is not None:
+    if search is not None and devices.accelerator is None:
         check_measurable(spec, search, threads)
     store = open_records(records, search)
+    devices = with_records(devices, store.stores)
     runs_here = not missing_features(spec)
     check_threads(threads)
     # Before any stage runs generated code: TVM's thread pool takes its size from the first call.
@@ -195,37 +200,63 @@ def compile(  # noqa: A001 - the name users expect
                 require_shifts(plan, devices.target.name)
             if not runs_here:
                 golden = golden_outputs(imported, spec, plan, source, log)
+
+    def make_bundle(plan: CompressionPlan | None, log: StageLog) -> tuple[Lowered, Built, Bundle]:
+        """Lower and build the model as a plan says, and load what comes of it."""
+        with _as_compile_error("lower", spec):
+            lowered = lower(
+                imported, spec, log, select=store.selector(threads), precision=precision,
+                plan=plan, accelerator=devices.accelerator,
+            )  # fmt: skip
+        with _workdir() as workdir:
+            with _as_compile_error("build", spec):
+                built = build(lowered, spec, log, workdir)
+            with log.time("package", "golden pair"):
+                bundle = Bundle.from_built(
+                    built,
+                    source.tensors(),
+                    threads=threads,
+                    reference=None if runs_here else golden,
+                    precision=precision if plan is None else "int8",
+                    plan=plan,
+                    target=devices.target,
+                )
+        return lowered, built, bundle
+
+    found = None
+    if request is not None and calibrated is not None and wants_search(request):
+        if devices.accelerator is not None:
+            raise InputError(
+                f"max_drop chooses among a processor's precisions, and {devices.target.name} "
+                "computes int8",
+                where="quantize",
+                hint="leave max_drop out",
+            )
+        found = choose_precisions(
+            request, calibrated, imported, source, spec, log,
+            build=lambda plan, quiet: make_bundle(plan, quiet)[2],
+            threads=threads, measured=measure, progress=progress,
+        )  # fmt: skip
+        plan = found.plan
     if tolerance is None:
         tolerance = TOLERANCES[precision] if plan is None else quantized_tolerance(plan)
     if search is not None:
         with _as_compile_error("tune", spec):
-            result = search_kernels(
-                imported, spec, search, store, log,
-                precision=precision, threads=threads, listener=on_tune, plan=plan,
-            )  # fmt: skip
+            if devices.accelerator is not None:
+                result = search_layers(
+                    imported, devices, search, store, log, plan=plan, listener=on_tune
+                )
+            else:
+                result = search_kernels(
+                    imported, spec, search, store, log,
+                    precision=precision, threads=threads, listener=on_tune, plan=plan,
+                )  # fmt: skip
         if result.interrupted:
             raise KeyboardInterrupt
-    with _as_compile_error("lower", spec):
-        lowered = lower(
-            imported, spec, log, select=store.selector(threads), precision=precision, plan=plan,
-            accelerator=devices.accelerator,
-        )  # fmt: skip
+    lowered, built, bundle = make_bundle(plan, log)
     require_tuned_share(lowered.kernels, required, target=spec, precision=precision, records=store)
-    with _workdir() as workdir:
-        with _as_compile_error("build", spec):
-            built = build(lowered, spec, log, workdir)
-        with log.time("package", "golden pair"):
-            bundle = Bundle.from_built(
-                built,
-                source.tensors(),
-                threads=threads,
-                reference=None if runs_here else golden,
-                precision=precision if plan is None else "int8",
-                plan=plan,
-                target=devices.target,
-            )
     _check_error(bundle, expected, tolerance)
-    metrics = _metrics(request, source, bundle, log)
+    metrics = _metrics(request, source, bundle, log, None if found is None else found.before)
     if measure:
         # Programs are not run while the host is measured: their time is simulated.
         with log.time("report", "measure"), bundle.executor.offloading(dry=True):
@@ -253,6 +284,7 @@ def compile(  # noqa: A001 - the name users expect
                     parameter_bytes=bundle.parameter_bytes,
                     golden_sha256=bundle.manifest.golden_sha256,
                     metrics=metrics,
+                    search=None if found is None else describe_search(found),
                 ),
             )  # fmt: skip
     bundle.set_stages(log.records)
@@ -303,6 +335,7 @@ def tune_model(
     Raises:
         TilewrightError: As `compile`.
     """
+    from compiler.lower.vta.offload import require_shifts
     from compiler.tune.options import Tune
 
     search = Tune.parse(tune)
@@ -313,12 +346,15 @@ def tune_model(
             hint='give a time such as "30m", a number of trials or a Tune(...)',
         )
     precision = read_precision(precision)
+    spec = choose_target(target, measure=False)
+    devices = split_target(spec)
     request = read_request(
-        quantize, calibration, None,
+        recipe_for(quantize, devices), calibration, None,
         precision=precision, dynamic=dynamic_batch or dynamic_shapes is not None,
     )  # fmt: skip
-    spec = choose_target(target, measure=False)
-    check_measurable(spec, search, threads)
+    spec = devices.code
+    if devices.accelerator is None:
+        check_measurable(spec, search, threads)
     store = open_records(records, search)
     check_threads(threads)
     use_threads(threads)
@@ -330,7 +366,11 @@ def tune_model(
     if request is not None:
         with _as_compile_error("compress", spec):
             plan, _ = make_plan(request, imported, spec, log, progress)
+            if devices.accelerator is not None:
+                require_shifts(plan, devices.target.name)
     with _as_compile_error("tune", spec):
+        if devices.accelerator is not None:
+            return search_layers(imported, devices, search, store, log, plan=plan, listener=on_tune)
         return search_kernels(
             imported, spec, search, store, log,
             precision=precision, threads=threads, listener=on_tune, plan=plan,
@@ -413,13 +453,14 @@ def _import(
 
 
 def _metrics(
-    request: Request | None, source: Source, bundle: Bundle, log: StageLog
+    request: Request | None, source: Source, bundle: Bundle, log: StageLog, before: float | None
 ) -> tuple[float, ...]:
-    """The user's metric before and after quantization; nothing without one."""
+    """The user's metric before, unless that is known, and after; nothing without one."""
     if request is None or request.evaluate is None:
         return ()
-    with log.time("compress", "metric in PyTorch"):
-        before = metric_of(request.evaluate, float_model(source), "the float32 model")
+    if before is None:
+        with log.time("compress", "metric in PyTorch"):
+            before = metric_of(request.evaluate, float_model(source), "the float32 model")
     with log.time("compress", "metric quantized"):
         after = metric_of(request.evaluate, bundle, "the quantized model")
     return before, after

@@ -22,6 +22,7 @@ from compiler.compress.plan import (
 )
 from compiler.compress.recipe import Quantize
 from compiler.errors import CalibrationError, InputError, TilewrightError
+from compiler.report.mixed_model import PrecisionSearch, SearchPoint
 from compiler.report.model import Figure, LayerRow
 from compiler.report.model import Quantization as QuantizationReport
 
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from compiler.compress.calibrate import Calibration
+    from compiler.mixed import Found
+    from compiler.package import Bundle
     from compiler.source import Source
     from compiler.stages import Imported, QuantizedElsewhere, StageLog
     from targets.spec import TargetSpec
@@ -142,6 +145,13 @@ def read_request(
             where="calibration",
             hint="give calibration=, some hundred inputs like those that the model will meet "
             "(--calibration FILE on the command line)",
+        )
+    if recipe is not None and recipe.max_drop is not None and evaluate is None:
+        raise InputError(
+            "max_drop was given, but no metric that could drop",
+            where="evaluate",
+            hint="give evaluate=, a function that takes run(*inputs) and returns a number, such "
+            "as the share of right answers (--evaluate FILE.py:FUNCTION on the command line)",
         )
     if plan is not None and calibration is not None:
         raise InputError(
@@ -351,6 +361,118 @@ def metric_of(evaluate: Metric, run: Callable[..., Any], what: str) -> float:
     return number
 
 
+def wants_search(request: Request | None) -> bool:
+    """Whether precisions are to be searched for."""
+    return (
+        request is not None and request.recipe is not None and request.recipe.max_drop is not None
+    )
+
+
+def choose_precisions(
+    request: Request,
+    calibration: Calibration,
+    imported: Imported,
+    source: Source,
+    target: TargetSpec,
+    log: StageLog,
+    *,
+    build: Callable[[CompressionPlan, StageLog], Bundle],
+    threads: int,
+    measured: bool,
+    progress: Callable[[str, str], None] | None = None,
+) -> Found:
+    """The fastest plan whose metric drops by no more than was allowed.
+
+    Args:
+        request: What was asked for, with a budget.
+        calibration: The int8 plan that the search starts from.
+        imported: The model.
+        source: The model as it came.
+        target: What to compile for.
+        log: Receives what was done.
+        build: Compiles a plan.
+        threads: Threads that the model is to run on.
+        measured: Whether latencies are measured, else estimated.
+        progress: Called as ``progress("compress", text)``.
+
+    Raises:
+        InputError: The metric fails, or the journal is another search's.
+        FileError: The journal cannot be read or written.
+        TilewrightError: As `build` does for the float32 model.
+    """
+    from compiler.lower.plain import plain_graph_of
+    from compiler.mixed import Budget, Judge, search_precisions
+    from compiler.mixed.journal import plan_digest
+    from compiler.stages import StageLog
+    from schedules.cpu.intrinsics.bf16 import native_lanes
+    from targets import cpu_name
+    from targets.host import host_features
+
+    recipe, evaluate = request.recipe, request.evaluate
+    if recipe is None or recipe.max_drop is None or evaluate is None:
+        raise AssertionError
+    metric = evaluate
+    with log.time("compress", "metric in PyTorch"):
+        before = metric_of(metric, float_model(source), "the float32 model")
+    options = recipe.to_dict()
+    for name in ("max_drop", "max_evaluations"):
+        del options[name]
+    identity = {
+        "model": calibration.plan.model.values,
+        "plan": plan_digest(calibration.plan),
+        "options": options,
+        "target": target.name,
+        "cpu": cpu_name(),
+        "features": sorted(host_features()),
+        "metric": f"{getattr(metric, '__module__', '')}.{getattr(metric, '__qualname__', '')}",
+        "before": before,
+        "threads": threads,
+        "measured": measured,
+    }
+    quiet = StageLog()  # the stages of models that are only tried are nobody's
+
+    def judge(bundle: Bundle) -> float:
+        return metric_of(metric, bundle, "a compiled model")
+
+    with log.time("compress", "choose precisions") as detail:
+        found = search_precisions(
+            calibration,
+            plain_graph_of(imported, target),
+            Budget(before, float(recipe.max_drop), recipe.max_evaluations),
+            Judge(lambda plan: build(plan, quiet), judge, target, threads, measured),
+            bfloat16=bool(native_lanes(target)),
+            journal=None if recipe.resume is None else Path(recipe.resume),
+            identity=identity,
+            tell=lambda text: progress("compress", text) if progress is not None else None,
+        )
+        detail.append(describe_search(found).summary())
+    return found
+
+
+def describe_search(found: Found) -> PrecisionSearch:
+    """What a search tried, for the report."""
+    return PrecisionSearch(
+        max_drop=found.max_drop,
+        before=Figure.measured(found.before, ""),
+        points=tuple(
+            SearchPoint(
+                name=point.name,
+                counts=point.counts,
+                metric=None if point.metric is None else Figure.measured(point.metric, ""),
+                latency=None
+                if point.metric is None
+                else Figure(point.milliseconds, "ms", point.label),
+                inside=point.inside,
+                chosen=i == found.chosen,
+                note=point.note,
+            )
+            for i, point in enumerate(found.points)
+        ),
+        resumed=found.resumed,
+        interrupted=found.interrupted,
+    )
+
+
 def float_model(source: Source) -> Callable[..., Any]:
     """Runs the model in PyTorch as a bundle does: NumPy or PyTorch in, the same out."""
     import numpy as np
@@ -398,6 +520,7 @@ def describe(
     parameter_bytes: int,
     golden_sha256: str,
     metrics: Sequence[float],
+    search: PrecisionSearch | None = None,
 ) -> QuantizationReport:
     """The section of the report.
 
@@ -408,6 +531,7 @@ def describe(
         parameter_bytes: Of the compiled model.
         golden_sha256: Hash of the golden outputs.
         metrics: The user's metric before and after; empty without one.
+        search: What was tried to find the precisions.
     """
     before = sum(array.nbytes for array in imported.parameters.values())
     return QuantizationReport(
@@ -419,6 +543,7 @@ def describe(
         metric_before=Figure.measured(metrics[0], "") if metrics else None,
         metric_after=Figure.measured(metrics[1], "") if metrics else None,
         golden_sha256=golden_sha256,
+        search=search,
     )
 
 
@@ -451,7 +576,9 @@ __all__ = [
     "Metric",
     "QuantizeOption",
     "Request",
+    "choose_precisions",
     "describe",
+    "describe_search",
     "float_model",
     "golden_outputs",
     "make_plan",
@@ -459,4 +586,5 @@ __all__ = [
     "quantized_tolerance",
     "read_request",
     "settle_request",
+    "wants_search",
 ]

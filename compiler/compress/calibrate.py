@@ -80,12 +80,14 @@ class Calibration:
         samples: Samples that were looked at.
         probes: Samples behind the figures by layer.
         notes: Remarks for the log.
+        kept: The samples behind the figures by layer.
     """
 
     plan: CompressionPlan
     samples: int
     probes: int
     notes: tuple[str, ...] = ()
+    kept: tuple[tuple[torch.Tensor, ...], ...] = ()
 
 
 def calibrate(
@@ -147,7 +149,9 @@ def calibrate(
         work.smoothings,
         work.turned,
     )
-    return Calibration(plan, work.count, len(work.probes), tuple(work.notes))
+    return Calibration(
+        plan, work.count, len(work.probes), tuple(work.notes), tuple(work.probes)
+    )
 
 
 @dataclass(slots=True)

@@ -105,6 +105,10 @@ class Quantize:
             layer on calibration samples (``adaround``).
         correct_bias: Correct the mean error that rounded weights make in each channel.
         samples: Most calibration samples to look at.
+        max_drop: How much of the metric may be lost, in its own units: each layer is then given
+            the fastest precision of int4 weights, int8, bfloat16 and float32 that allows it.
+        max_evaluations: Most models to compile and judge for that.
+        resume: A file that keeps what was judged, so that an interrupted search goes on.
     """
 
     weights: str = "int8/channel"
@@ -119,6 +123,9 @@ class Quantize:
     smooth: float | None = None
     rounding: str = "nearest"
     samples: int = 512
+    max_drop: float | None = None
+    max_evaluations: int = 16
+    resume: str | Path | None = None
 
     def __post_init__(self) -> None:
         _one_of("activations", self.activations, tuple(ACTIVATIONS))
@@ -202,9 +209,47 @@ class Quantize:
                     where="quantize",
                     hint="give True or False",
                 )
+        self._check_search()
         if isinstance(self.samples, bool) or not isinstance(self.samples, int) or self.samples < 2:
             raise InputError(
                 f"samples is {self.samples!r}", where="quantize", hint="give a number of at least 2"
+            )
+
+    def _check_search(self) -> None:
+        """Refuse options of the search for precisions that make no sense.
+
+        Raises:
+            InputError: Names the option.
+        """
+        drop, count = self.max_drop, self.max_evaluations
+        if isinstance(count, bool) or not isinstance(count, int) or count < 2:
+            raise InputError(
+                f"max_evaluations is {count!r}",
+                where="quantize",
+                hint="give a number of at least 2: all float32 and all int8 are the first two",
+            )
+        if drop is None:
+            if self.resume is not None:
+                raise InputError(
+                    "resume belongs to a search, which max_drop asks for",
+                    where="quantize",
+                    hint="give max_drop, or leave resume out",
+                )
+            return
+        number = isinstance(drop, int | float) and not isinstance(drop, bool)
+        if not number or not math.isfinite(drop) or drop < 0:
+            raise InputError(
+                f"max_drop is {drop!r}",
+                where="quantize",
+                hint="give what the metric may lose, 0 or more, in the metric's units: 0.01 for "
+                "one percent of right answers",
+            )
+        if (self.scheme, self.weight_form.dtype) != ("int8", "int8"):
+            raise InputError(
+                f"max_drop starts from int8 weights and activations, not from {self.weights!r} "
+                f"with {self.activations!r}",
+                where="quantize",
+                hint='leave weights and activations out, or give weights="int8/channel"',
             )
 
     @property
@@ -237,6 +282,7 @@ class Quantize:
     def to_dict(self) -> dict[str, Any]:
         """The options as JSON values, for the plan."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
+        del values["resume"]  # a path of this machine
         return {**values, "keep": list(self.keep)}
 
     @classmethod

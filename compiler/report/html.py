@@ -17,6 +17,8 @@ from compiler.coverage import SHORT_ID, choice_text
 from compiler.package.atomic import write_file
 
 from . import units
+from .mixed_model import PrecisionSearch
+from .mixed_model import rows as search_rows
 from .model import Figure, KernelRow, ReportData
 from .plots import all_plots, kind_colours
 from .text import environment_line, gap_sentence, quantization_rows, summary_rows
@@ -37,6 +39,10 @@ _TITLES = {
         "Activation buffers alive while each kernel runs.",
     ),
     "plot-compile": ("Compile time", "Each stage and its steps."),
+    "plot-precisions": (
+        "Accuracy against latency",
+        "Each dot is a plan that was tried. Dotted: what the metric may drop to.",
+    ),
     "plot-vta-queues": (
         "VTA's queues",
         "What load, compute and store did when, each layer in a colour of its own.",
@@ -340,7 +346,26 @@ def _quantization_card(report: ReportData) -> str:
         f'<th class="number">SQNR dB {_chip("simulated")}</th>'
         f'<th class="number">weight before {_chip("measured")}</th>'
         '<th class="number">after</th><th>why</th></tr></thead>'
-        f"<tbody>{layers}</tbody></table></div></section>"
+        f"<tbody>{layers}</tbody></table></div>{_search_part(found.search)}</section>"
+    )
+
+
+def _search_part(search: PrecisionSearch | None) -> str:
+    """The plans that were tried for the precisions: a table, and accuracy against latency."""
+    if search is None:
+        return ""
+    body = "".join(
+        f"<tr><td>{escape(name)}</td><td>{escape(layers)}</td>{_cell(metric)}{_cell(change)}"
+        f"{_cell(time)}<td>{escape(remark)}</td></tr>"
+        for name, layers, metric, change, time, remark in search_rows(search)
+    )
+    label = next((p.latency.label for p in search.points if p.latency is not None), "measured")
+    return (
+        f'<h2 class="next">Precisions that were tried</h2><p>{escape(search.summary())}</p>'
+        '<div class="scroll"><table><thead><tr><th>plan</th><th>layers</th>'
+        f'<th class="number">metric {_chip("measured")}</th><th class="number">change</th>'
+        f'<th class="number">ms {_chip(label)}</th><th>budget</th></tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
     )
 
 

@@ -17,6 +17,7 @@ from compiler.codec import DecodeError, decode, encode
 from compiler.errors import BundleError, FileError
 
 from .figure import LABELS, Figure
+from .mixed_model import PrecisionSearch
 from .upgrade import upgrade
 from .vta_model import VtaReport
 
@@ -250,6 +251,7 @@ class Quantization:
         metric_before: The user's metric in PyTorch; None without one.
         metric_after: The user's metric on the compiled model.
         golden_sha256: Hash of the golden outputs: the same on every target.
+        search: What was tried to find the precisions; None if they were given.
     """
 
     recipe: Mapping[str, Any]
@@ -260,6 +262,7 @@ class Quantization:
     metric_before: Figure | None
     metric_after: Figure | None
     golden_sha256: str
+    search: PrecisionSearch | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from compiler.coverage import SOURCES
 
 from . import units, vta_html
+from .mixed_plot import precision_curve
 from .model import KernelRow, ReportData
 
 if TYPE_CHECKING:
@@ -342,7 +343,9 @@ def _wide(milliseconds: float, report: ReportData) -> bool:
 def all_plots(report: ReportData) -> Sequence[tuple[str, go.Figure]]:
     """Every plot that this report has data for, with the id of its place on the page."""
     vta = report.vta
+    search = None if report.quantization is None else report.quantization.search
     plots = [
+        ("plot-precisions", None if search is None else precision_curve(search, _figure(340))),
         ("plot-vta-queues", None if vta is None else vta_html.queues(vta, _figure(260))),
         ("plot-vta-roofline", None if vta is None else vta_html.roofline(vta, _figure(380))),
         ("plot-kernels", top_kernels(report) if report.kernels else None),

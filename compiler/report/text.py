@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from compiler.coverage import choice_text
 
 from . import units
+from .mixed_model import PrecisionSearch
+from .mixed_model import rows as search_rows
 from .model import Figure, KernelRow, Quantization, ReportData
 from .vta_text import fill_host, fill_layers, queue_strips, vta_renderables
 
@@ -245,7 +247,24 @@ def _quantization(found: Quantization) -> RenderableType:
     for row in found.layers:
         noise = "" if row.sqnr is None else f"{row.sqnr.value:.1f}"
         layers.add_row(_plain(row.name), row.precision, row.weight, noise, _plain(row.why))
-    return Group(figures, layers)
+    if found.search is None:
+        return Group(figures, layers)
+    return Group(figures, layers, _search(found.search))
+
+
+def _search(search: PrecisionSearch) -> Table:
+    """The plans that were tried, accuracy against latency."""
+    label = next((p.latency.label for p in search.points if p.latency is not None), "measured")
+    table = _table(f"Precisions that were tried: {search.summary()}")
+    table.add_column("plan", overflow="fold")
+    table.add_column("layers", overflow="fold")
+    table.add_column("metric\nmeas.", justify="right")
+    table.add_column("change", justify="right")
+    table.add_column(f"ms\n{_SHORT[label]}", justify="right")
+    table.add_column("budget", overflow="fold")
+    for row in search_rows(search):
+        table.add_row(*map(_plain, row))
+    return table
 
 
 def _vta(found: VtaReport) -> Iterator[RenderableType]:
