@@ -230,7 +230,8 @@ def _share_of_products(workload: Workload, tile: RegisterTile, spec: TargetSpec)
     """
     packing = encoding_of(workload).packing
     integers = workload.dtypes[0] in ("uint8", "int8") and _group(workload) > 1
-    if packing is None or not integers or has_vpdpbusd(spec, tile.lanes):
+    whole = spec.family != "x86" or has_vpdpbusd(spec, tile.lanes)
+    if packing is None or not integers or whole:
         return 1.0
     return (2 * packing.per_byte + 1) / (4 * packing.per_byte)
 
