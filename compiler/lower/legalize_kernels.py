@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from compiler.compress.operators import PREFIX
 from compiler.lower.compressed_weights import Compressed, find, kernel_weight, take
 from compiler.lower.graph import (
     FunctionView,
@@ -30,7 +31,7 @@ from compiler.lower.legalize_signs import legalizations as sign_legalizations
 from compiler.lower.parameters import Array, ParameterTable, value_of
 from schedules.cpu import bfloat16
 from schedules.cpu.annotations import WORKLOAD
-from schedules.cpu.compute import activations, rows
+from schedules.cpu.compute import activations, rows, tables
 from schedules.cpu.compute.activations import ACTIVATIONS
 from schedules.cpu.compute.canonical import canonical
 from schedules.cpu.compute.packed import ConvGeometry
@@ -114,9 +115,27 @@ class KernelLegalizer:
             "nn.pad": self.pad,
             "astype": self.astype,
             **INTEGER_LEGALIZATIONS,
+            f"{PREFIX}lookup": self.lookup,
             **row_legalizations(self.spec),
             **sign_legalizations(self._kernel),
         }
+
+    def lookup(self, bb: Any, call: Any, original: Any) -> Any:
+        """A function of a byte: a pass of its own where a table is looked up in registers."""
+        shape = shape_of(call)
+        if not tables.has_permutations(self.spec) or shape is None or not _is_static(shape):
+            return INTEGER_LEGALIZATIONS[f"{PREFIX}lookup"](bb, call, original)
+        if prod(shape) % tables.LANES:
+            return INTEGER_LEGALIZATIONS[f"{PREFIX}lookup"](bb, call, original)
+        dtype = dtype_of(call)
+        flat = bb.call_te(
+            lambda x, table: tables.lookup(x, table, dtype=dtype),
+            bb.emit(relax.op.reshape(call.args[0], [prod(shape)])),
+            call.args[1],
+            primfunc_name_hint="lookup",
+            primfunc_attrs={"op_pattern": OPAQUE},
+        )
+        return relax.op.reshape(bb.emit(flat), shape)
 
     # Convolutions and matrix products
 

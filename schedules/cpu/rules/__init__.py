@@ -9,6 +9,7 @@ from schedules.cpu.rules.injective import Injective
 from schedules.cpu.rules.reduction import Reduction
 from schedules.cpu.rules.rows import RowByRow
 from schedules.cpu.rules.signs import PackedSigns, SignTables
+from schedules.cpu.rules.tables import TableLookup
 from schedules.cpu.rules.tiled import RegisterTiled
 from schedules.cpu.rules.window import ChannelWindow
 from schedules.cpu.rules.winograd import WinogradStrips
@@ -24,6 +25,7 @@ RULES: tuple[Rule, ...] = (
     PackedSigns(),
     SignTables(),
     ImageBytes(),
+    TableLookup(),
     Injective(),
     Reduction(),
     Fallback(),
