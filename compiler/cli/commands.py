@@ -12,6 +12,7 @@ import click
 
 from compiler.cli import tune_view
 from compiler.cli.inputs import GivenInputs, check_output, read_inputs, write_outputs
+from compiler.cli.inspect_vta import inspect_vta, vta_cycles, vta_text
 from compiler.cli.model import (
     THREADS_HELP,
     input_option,
@@ -24,9 +25,11 @@ from compiler.cli.model import (
 from compiler.cli.output import Session, with_common_options
 from compiler.cli.quantize import (
     calibration_option,
+    evaluate_option,
     keep_option,
     quantize_arguments,
     quantize_option,
+    read_metric,
     read_recipe,
     samples,
 )
@@ -94,6 +97,7 @@ _bundle_argument = click.argument("bundle", type=click.Path(path_type=Path))
 )
 @quantize_option
 @calibration_option
+@evaluate_option
 @keep_option
 @click.option(
     "--save-plan",
@@ -107,6 +111,12 @@ _bundle_argument = click.argument("bundle", type=click.Path(path_type=Path))
     metavar="SHARE",
     help="Fail (exit code 8) if less than this share of the FLOPs of kernels that can be tuned "
     "runs on tuning records: 0.9.",
+)
+@click.option(
+    "--host",
+    metavar="NAME|FILE.toml|board",
+    help="With --target vta: the processor that the other operators are compiled for; by default "
+    "this machine, where VTA is simulated. `board` is the one beside the VTA.",
 )
 @with_common_options
 @click.pass_obj
@@ -130,9 +140,11 @@ def compile_(
     no_records: bool,
     quantize: str | None,
     calibration: Path | None,
+    evaluate: str | None,
     keep: tuple[str, ...],
     save_plan: Path | None,
     require_tuned: float | None,
+    host: str | None,
 ) -> None:
     """Compile MODEL into a bundle.
 
@@ -151,10 +163,11 @@ def compile_(
     if no_records and (records is not None or tune_text is not None):
         raise click.UsageError("--no-records excludes --records and --tune")
     tune = Tune.parse(tune_text)
-    recipe = read_recipe(quantize, keep)
+    spec = choose_target(target_argument(target), measure=measure)
+    recipe = read_recipe(quantize, keep, shifts=spec.family == "vta")
+    metric = read_metric(evaluate)
     if save_plan is not None and recipe is None and not model.endswith(".pt2"):
         raise click.UsageError("--save-plan belongs to --quantize, or to a quantized .pt2 file")
-    spec = choose_target(target_argument(target), measure=measure)
     given = read_inputs(inputs)
     # Before the minutes of work, not after.
     if output is not None:
@@ -195,7 +208,9 @@ def compile_(
                     require_tuned=require_tuned,
                     on_tune=on_tune,
                     quantize=recipe,
+                    evaluate=metric,
                     calibration=samples(calibration),
+                    host=None if host is None else target_argument(host),
                 )
             except NotTunedError as error:
                 same = model_arguments(inputs, weights, threads, dynamic_batch=dynamic_batch)
@@ -250,6 +265,12 @@ def compile_(
     type=click.IntRange(min=1),
     help=THREADS_HELP + " By default as many as it was compiled for.",
 )
+@click.option(
+    "--device",
+    metavar="simulator|BOARD|FILE.toml",
+    help="What VTA programs run on: the simulator (the default), a board's name (pynq, ultra96, "
+    "zcu104, de10nano), or a file that says how one is reached.",
+)
 @with_common_options
 @click.pass_obj
 def run(
@@ -260,11 +281,12 @@ def run(
     verify: bool,
     bench: int | None,
     threads: int | None,
+    device: str | None,
 ) -> None:
     """Run BUNDLE on inputs; without any, on its golden inputs."""
     from compiler.api import load
 
-    loaded = load(bundle, threads=threads)
+    loaded = load(bundle, threads=threads, device=device)
     if output is not None:
         check_output(output, len(loaded.outputs))
     given = read_inputs(inputs, loaded.inputs)
@@ -284,7 +306,10 @@ def run(
     )
     if output is not None:
         write_outputs(output, outputs)
-    seconds = loaded.executor.time(arrays, warmup=_WARMUP, repeat=bench) if bench else ()
+    accelerated = vta_cycles(loaded)
+    # VTA's programs are left out of the host's time: the simulator's own means nothing.
+    with loaded.executor.offloading(dry=True):
+        seconds = loaded.executor.time(arrays, warmup=_WARMUP, repeat=bench) if bench else ()
     latency = _latency(seconds, loaded.threads) if seconds else None
     if session.json:
         session.document(
@@ -296,15 +321,19 @@ def run(
                 "output": str(output) if output else None,
                 "verification": dataclasses.asdict(verification) if verification else None,
                 "latency": latency,
+                "vta": accelerated,
             }
         )
         return
     session.show(outputs_table(outputs))
     if verification is not None:
         session.show(verification_text(verification))
+    if accelerated is not None:
+        session.show(vta_text(accelerated))
     if latency is not None:
+        whose = "latency" if accelerated is None else "the host's part"
         session.show(
-            f"latency: p10 {latency['p10_ms']:.3f} ms, median {latency['median_ms']:.3f} ms, "
+            f"{whose}: p10 {latency['p10_ms']:.3f} ms, median {latency['median_ms']:.3f} ms, "
             f"p90 {latency['p90_ms']:.3f} ms (measured, {latency['runs']} runs after {_WARMUP}, "
             f"threads: {loaded.threads}; {latency['cpu']})"
         )
@@ -370,16 +399,30 @@ def targets(session: Session, name: str | None) -> None:
 @click.command("inspect")
 @_bundle_argument
 @click.option("--kernels", is_flag=True, help="List every kernel.")
+@click.option(
+    "--vta",
+    "vta_",
+    is_flag=True,
+    help="Show the VTA programs: where each layer's cycles go (simulated), and the disassembly.",
+)
+@click.option("--layer", metavar="NAME", help="With --vta: only the instructions of this layer.")
 @with_common_options
 @click.pass_obj
-def inspect_(session: Session, bundle: Path, kernels: bool) -> None:
+def inspect_(session: Session, bundle: Path, kernels: bool, vta_: bool, layer: str | None) -> None:
     """Show what BUNDLE holds, after checking it; no code of it is loaded.
 
     Works for a bundle of another machine as well.
     """
     from compiler.package import check_host, read_contents
 
+    if layer is not None and not vta_:
+        raise click.UsageError("--layer belongs to --vta")
     contents = read_contents(bundle)
+    if vta_:
+        document = inspect_vta(session, contents, layer)
+        if session.json:
+            session.document(document)
+        return
     problem = None
     try:
         check_host(contents.manifest, str(bundle))
