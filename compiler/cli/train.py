@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
@@ -174,8 +174,12 @@ def train(
             progress=tell,
         )  # fmt: skip
         trained, plan = finish(qat)
+
+        def fill(file: BinaryIO) -> None:
+            file.write(save(state))
+
         state = {k: v.detach().clone().contiguous() for k, v in trained.state_dict().items()}
-        write_file(output, lambda file: file.write(save(state)))
+        write_file(output, fill)
         plan.save(plan_path)
     if not result.interrupted:
         checkpoint.unlink(missing_ok=True)

@@ -97,7 +97,7 @@ class Exact(Walk):
         integers = dynamic.quantize_rows(data, scales).astype(np.float64) - dynamic.ZERO_POINT
         sums = (integers @ codes.codes.astype(np.float64)).astype(np.int64)
         factor = np.asarray(codes.factors).reshape(-1)
-        return torch.from_numpy(dynamic.rows_to_float(sums, np.int64(0), scales, factor))
+        return torch.from_numpy(dynamic.rows_to_float(sums, np.zeros(1, np.int64), scales, factor))
 
     def _codes(self, site: Site) -> weight_codes.Codes:
         real = self.model.real_weight(site.name, torch.float64).float()
