@@ -6,7 +6,7 @@ A weight is *codes*, small integers of its own shape, and *factors* that say wha
   shape, but for extents that they are repeated along: ``[1, n]`` for one scale a column,
   ``[k / group, n]`` for groups of inputs;
 - a codebook ``[blocks, entries]``: the weight is the entry that the code names, in the row of its
-  output channel's block;
+  output channel's block, times the channel's scale, rounded once;
 - none: the codes are float16 numbers, and mean themselves.
 
 `decode` is the definition that every kernel's weights have to equal, bit for bit. Scales of groups
@@ -48,11 +48,13 @@ class Codes:
         codes: int8; uint8 for indices into a codebook; float16 numbers.
         factors: Scales or codebook; None where the codes mean themselves.
         axis: Axis of output channels.
+        scales: Beside a codebook, one float32 number an output channel.
     """
 
     codes: Array
     factors: Array | None
     axis: int
+    scales: Array | None = None
 
     @property
     def codebook(self) -> bool:
@@ -61,16 +63,23 @@ class Codes:
 
     def decoded(self) -> Array:
         """The float32 weight that it means."""
-        factors = () if self.factors is None else (self.factors,)
-        return decode(self.codes, *factors, axis=self.axis)
+        return decode(self.codes, *self.operands, axis=self.axis)
+
+    @property
+    def operands(self) -> tuple[Array, ...]:
+        """What `decode` takes beside the codes."""
+        return tuple(v for v in (self.factors, self.scales) if v is not None)
 
 
-def decode(codes: Array, factors: Array | None = None, *, axis: int) -> Array:
+def decode(
+    codes: Array, factors: Array | None = None, scales: Array | None = None, *, axis: int
+) -> Array:
     """The float32 weight that codes mean.
 
     Args:
         codes: int8 with scales, uint8 with a codebook, or float16.
         factors: Scales, each extent a divisor of the codes'; or ``[blocks, entries]``.
+        scales: Of a codebook, one an output channel.
         axis: Axis of output channels, which says what block an index belongs to.
     """
     if factors is None:
@@ -80,12 +89,13 @@ def decode(codes: Array, factors: Array | None = None, *, axis: int) -> Array:
         shape = [1] * codes.ndim
         shape[axis] = -1
         block = (np.arange(codes.shape[axis]) // size).reshape(shape)
-        return np.asarray(factors[block, codes], np.float32)
-    scales = factors.astype(np.float32)
-    for place, (extent, have) in enumerate(zip(codes.shape, scales.shape, strict=True)):
+        entries = np.asarray(factors[block, codes], np.float32)
+        return entries if scales is None else entries * scales.reshape(shape)
+    steps = factors.astype(np.float32)
+    for place, (extent, have) in enumerate(zip(codes.shape, steps.shape, strict=True)):
         if have not in (1, extent):
-            scales = scales.repeat(extent // have, place)
-    return codes.astype(np.float32) * scales
+            steps = steps.repeat(extent // have, place)
+    return codes.astype(np.float32) * steps
 
 
 def encode(weight: Array, plan: WeightPlan, inputs: int) -> Codes:
@@ -215,14 +225,16 @@ def _with_codebook(real: Array, plan: WeightPlan) -> Codes:
     if 1 << plan.bits > ENTRIES:
         raise ValueError(f"a codebook has {ENTRIES} entries, indices of {plan.bits} bits name more")
     moved = np.moveaxis(real, plan.axis, 0)
-    blocks = moved.reshape(outputs // size, -1)
+    largest = np.abs(moved.reshape(outputs, -1)).max(axis=1)
+    scales = np.where(largest > 1e-30, largest, np.float32(1)).astype(np.float32)
+    blocks = (moved.reshape(outputs, -1) / scales[:, None]).reshape(outputs // size, -1)
     books = [k_means(block, 1 << plan.bits) for block in blocks]
     codes = np.stack([nearest(b, book) for b, book in zip(blocks, books, strict=True)])
     table = np.zeros((len(books), ENTRIES), np.float32)
     for row, book in zip(table, books, strict=True):
         row[: len(book)] = book
     stored = np.moveaxis(codes.reshape(moved.shape), 0, plan.axis)
-    return Codes(np.ascontiguousarray(stored), table, plan.axis)
+    return Codes(np.ascontiguousarray(stored), table, plan.axis, scales)
 
 
 def k_means(values: Array, count: int) -> Array:
@@ -265,7 +277,7 @@ def stored_bytes(plan: WeightPlan, shape: tuple[int, ...], inputs: int) -> int:
     if plan.dtype == "float16":
         return total
     if plan.dtype == "codebook":
-        return total + 4 * ENTRIES * (outputs // plan.group if plan.group else 1)
+        return total + 4 * ENTRIES * (outputs // plan.group if plan.group else 1) + 4 * outputs
     if plan.granularity == "group":
         return total + 2 * (size // shape[inputs]) * (shape[inputs] // plan.group)
     return total + 4 * (outputs if plan.granularity == "channel" else 1)

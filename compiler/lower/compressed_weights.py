@@ -8,7 +8,7 @@ table of which rows are looked up is packed here.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,7 @@ class Compressed:
     Attributes:
         codes: int8, uint8 for indices into a codebook, or float16 numbers.
         factors: Scales or a codebook; None for numbers.
+        scales: Beside a codebook, one an output channel.
         axis: Of output channels.
         name: Of the parameter.
         encoding: How codes are to be stored, empty for a byte each or more.
@@ -41,6 +42,7 @@ class Compressed:
     axis: int
     name: str
     encoding: str
+    scales: Array | None = None
 
     @property
     def codebook(self) -> bool:
@@ -52,7 +54,7 @@ class Compressed:
         factors = self.factors
         if factors is not None and not self.codebook:
             factors = function(factors)
-        return Compressed(function(self.codes), factors, axis, self.name, self.encoding)
+        return replace(self, codes=function(self.codes), factors=factors, axis=axis)
 
     def by_channel(self) -> bool:
         """Whether there are scales, one an output channel or one in all."""
@@ -97,6 +99,7 @@ def find(view: FunctionView, table: ParameterTable, expr: Any) -> Compressed | N
         attributes_of(value)["axis"],
         table.name_of(codes) or "weight",
         table.encoding_of(codes),
+        value_of(factors[1]) if len(factors) > 1 else None,
     )
 
 
@@ -112,7 +115,10 @@ def kernel_weight(
             table.constant(weight.codes, name),
             table.constant(weight.factors, f"{name}.factors"),
         )
-        return KernelWeight(operands, "codebook", {"codebooks": len(weight.factors)}, None)
+        scales = None
+        if weight.scales is not None:
+            scales = table.constant(weight.scales, f"{name}.scale")
+        return KernelWeight(operands, "codebook", {"codebooks": len(weight.factors)}, scales)
     codes = table.constant(weight.codes, name, weight.encoding)
     if weight.by_channel():
         scales = np.broadcast_to(
@@ -140,6 +146,8 @@ def take(bb: Any, call: Any, table: ParameterTable, weight: Compressed) -> Any:
     operands = [table.constant(gather.pack_rows(weight.codes, encoding), f"{weight.name}.packed")]
     if weight.factors is not None:
         operands.append(table.constant(weight.factors, f"{weight.name}.factors"))
+    if weight.scales is not None:
+        operands.append(table.constant(weight.scales, f"{weight.name}.scale"))
     clip = str(call.attrs.mode) == "clip"
     indices = call.args[1]
     scalar = not indices.ty.shape.values

@@ -1,4 +1,4 @@
-"""Kernels on compressed weights on every x86 feature level: integers bit for bit, floats closely."""
+"""Kernels on compressed weights on every x86 level: integers bit for bit, floats closely."""
 
 from __future__ import annotations
 
@@ -279,6 +279,7 @@ def test_looked_up_rows_are_what_their_codes_mean(target, tmp_path):
         (generator.integers(0, 16, (24, 40)).astype(np.uint8), half((3, 16)), "float32", ""),
         (half((24, 40)).astype(np.float16), None, "", ""),
     ]
+    scales = half(24).astype(np.float32)
 
     def emit(bb: Any, table: Any, variables: list[Any]) -> list[Any]:
         results = []
@@ -286,6 +287,8 @@ def test_looked_up_rows_are_what_their_codes_mean(target, tmp_path):
             operands = [table.constant(codes, "t", encoding)]
             if factors is not None:
                 operands.append(table.constant(factors.astype(dtype), "t.factors"))
+            if codes.dtype == np.uint8:
+                operands.append(table.constant(scales, "t.scale"))
             decoded = bb.emit(call("decode", *operands, axis=0))
             results.append(relax.op.take(decoded, variables[0], 0))
         results.append(relax.op.take(decoded, variables[1], 0))
@@ -297,4 +300,5 @@ def test_looked_up_rows_are_what_their_codes_mean(target, tmp_path):
     np.testing.assert_array_equal(row, decode(tables[-1][0], axis=0)[5])
     for got, (codes, factors, dtype, _) in zip(outputs, tables, strict=True):
         parts = () if factors is None else (factors.astype(dtype),)
+        parts += (scales,) if codes.dtype == np.uint8 else ()
         np.testing.assert_array_equal(got, decode(codes, *parts, axis=0)[indices])

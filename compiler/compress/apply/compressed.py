@@ -52,8 +52,8 @@ def weight(q: Quantizer, site: Site, operator: OperatorPlan) -> Any:
     q.applied.weights[plan.parameter] = weight_codes.stored_bytes(plan, value.shape, inputs)
     encoding = "" if plan.dtype in ("int8", "float16", "codebook") else plan.dtype
     operands = [q.constants.constant(codes.codes, plan.parameter, encoding)]
-    if codes.factors is not None:
-        operands.append(q.constants.constant(codes.factors, f"{plan.parameter}.factors"))
+    names = (f"{plan.parameter}.factors", f"{plan.parameter}.scale")
+    operands += map(q.constants.constant, codes.operands, names)
     decoded = q.builder.emit(call("decode", *operands, axis=outputs))
     arguments = [decoded if i == place else q.substitute(a) for i, a in enumerate(site.value.args)]
     result = relax.Call(site.value.op, arguments, site.value.attrs, site.value.ty_args)

@@ -42,7 +42,8 @@ def gather(
 
     Args:
         indices: Integers.
-        operands: Packed codes, and scales ``[rows or 1, columns / group]`` or a codebook.
+        operands: Packed codes, and scales ``[rows or 1, columns / group]`` or a codebook and one
+            scale a row.
         encoding: What the codes mean.
         columns: Of the table.
         clip: Whether indices beyond the table mean its ends.
@@ -69,7 +70,8 @@ def gather(
             return codes[row, column].astype("float32")
         factors = operands[1]
         if encoding.name == "codebook":
-            return factors[row // (rows // factors.shape[0]), code]
+            entry = factors[row // (rows // factors.shape[0]), code]
+            return entry if len(operands) == 2 else entry * operands[2][row]
         group = columns // int(factors.shape[1])
         scale = factors[0 if int(factors.shape[0]) == 1 else row, column // group]
         return code.astype("float32") * scale.astype("float32")
