@@ -112,7 +112,7 @@ def test_the_command_trains_and_its_files_compile(
         (["--quantize", "int9"], 5, "int9"),
         (["-o", "t.pt"], 2, "safetensors"),
         (["--progressive", "int3"], 5, "progressive"),
-        (["--int8-layer", "absent"], 5, "absent"),
+        (["--eight-bit-layer", "absent"], 5, "absent"),
     ],
     ids=lambda v: v if isinstance(v, str) else "",
 )
