@@ -64,7 +64,7 @@ _BATCHES = 8
 )
 @keep_option
 @click.option(
-    "--int8-layer",
+    "--eight-bit-layer",
     "int8_layers",
     multiple=True,
     metavar="LAYER",
