@@ -75,6 +75,7 @@ def measure(
     """Sizes, and latencies if `speed`, of one network by recipe, ``float32`` included."""
     model, inputs = LAYERS[name]() if name in LAYERS else nets.build(name)
     arrays = [value.numpy() for value in inputs]
+    own = 4 * sum(p.numel() for p in model.parameters())
     rows: dict[str, dict[str, Any]] = {}
     runs: dict[str, Callable[[], Any]] = {}
     expected: Any = None
@@ -97,6 +98,7 @@ def measure(
         rows[recipe] = {
             "bundle_bytes": path.stat().st_size,
             "parameter_bytes": parameters,
+            "share_of_model": path.stat().st_size / own,
             "share": path.stat().st_size / rows["float32"]["bundle_bytes"] if rows else 1.0,
             "cosine": cosine(output, expected),
         }
@@ -143,6 +145,7 @@ def show(name: str, rows: dict[str, dict[str, Any]]) -> None:
     click.echo(f"\n{name}")
     for recipe, row in rows.items():
         line = f"  {recipe:24s} {row['bundle_bytes'] / 1e6:8.2f} MB  {row['share']:6.1%}"
+        line += f"  {row['share_of_model']:6.1%} of the model's"
         line += f"  parameters {row['parameter_bytes'] / 1e6:8.2f} MB  cosine {row['cosine']:.5f}"
         if "milliseconds" in row:
             line += f"  {row['milliseconds']:8.2f} ms  {row['speedup']:5.2f}x"
