@@ -13,6 +13,7 @@ from typing import Any
 from schedules.tvm_adapter import ir, register_lowering, register_operator, te, tirx
 
 _SCALE = "tirx.tilewright_scale"
+_ROUNDED = "tirx.tilewright_rounded"
 _SATURATE = "tirx.tilewright_saturate"
 #: Calls of which each lane depends on the same lane of the arguments only.
 _ELEMENTWISE = frozenset({_SCALE, "tirx.shift_right", "tirx.shift_left", "tirx.bitwise_and",
@@ -64,6 +65,11 @@ def quantized(
     return (rounded + tirx.const(zero_point, word)).astype(dtype)
 
 
+def rounded(value: Any) -> Any:
+    """A float32 product, rounded: code generation may not fuse it with a sum that follows."""
+    return tirx.call_intrin("float32", _ROUNDED, value)
+
+
 def quantize(x: Any, *, inverse: float, zero_point: int, low: int, high: int, dtype: str) -> Any:
     """float32 as integers: times `inverse` (one rounding), to the nearest even, saturated."""
     numbers: dict[str, Any] = {
@@ -77,7 +83,7 @@ def dequantize(x: Any, *, scale: float, zero_point: int) -> Any:
 
     def element(*index: Any) -> Any:
         value = x[index].astype("int32") - tirx.const(zero_point, "int32")
-        return value.astype("float32") * tirx.const(scale, "float32")
+        return rounded(value.astype("float32") * tirx.const(scale, "float32"))
 
     return te.compute(x.shape, element, name="dequantize")
 
@@ -112,7 +118,9 @@ def sums_to_float(x: Any, bias: Any, factor: Any) -> Any:
     """int32 sums with their bias as float32, times a factor."""
     return te.compute(
         x.shape,
-        lambda *i: (x[i] + _at(bias, i, x.shape)).astype("float32") * _at(factor, i, x.shape),
+        lambda *i: rounded(
+            (x[i] + _at(bias, i, x.shape)).astype("float32") * _at(factor, i, x.shape)
+        ),
         name="dequantize",
     )
 
@@ -328,6 +336,12 @@ def _constant(expr: Any) -> int:
     return int(expr.value if isinstance(expr, tirx.IntImm) else expr.value.value)
 
 
+def _lower_rounded(call: Any) -> Any:
+    return tirx.call_llvm_pure_intrin(str(call.ty.dtype), "llvm.arithmetic.fence", call.args[0])
+
+
+register_operator(_ROUNDED, pure=True)
+register_lowering(_ROUNDED, "llvm", _lower_rounded)
 register_operator(_SCALE, pure=True)
 register_lowering(_SCALE, "llvm", _lower_scale)
 register_operator(_SATURATE, pure=True)
