@@ -5,7 +5,8 @@
 
 Every form of a layer is built in several ways (the default and what the analytic model likes
 best), measured in turns, round by round, and the fastest of each counts. Arithmetic on one bit
-includes the packing of signs. Times are medians, on one thread.
+includes the packing of signs. Times are lower quartiles, on one
+thread.
 """
 
 from __future__ import annotations
@@ -42,16 +43,16 @@ def measure(layer: Layer, target: str, count: int, rounds: int) -> dict[str, dic
     repeats = {id(c): _repeats(c) for c in every}
     for number in range(rounds):
         if number == 5:  # the slow ones are out of the race
-            built = {k: sorted(v, key=lambda c: c.median)[:2] for k, v in built.items()}
+            built = {k: sorted(v, key=lambda c: c.typical)[:2] for k, v in built.items()}
         for position in range(max(len(v) for v in built.values())):
             for candidates in built.values():
                 if position < len(candidates):
                     candidates[position].measure(repeats[id(candidates[position])])
-    best = {form: min(v, key=lambda c: c.median) for form, v in built.items()}
-    packing = best.pop("signs").median
+    best = {form: min(v, key=lambda c: c.typical) for form, v in built.items()}
+    packing = best.pop("signs").typical
     return {
         form: {
-            "us": round((c.median + (packing if form == "w1a1" else 0.0)) * 1e6, 2),
+            "us": round((c.typical + (packing if form == "w1a1" else 0.0)) * 1e6, 2),
             "bytes": c.bytes,
             "choice": c.choice,
         }
