@@ -87,7 +87,7 @@ def lines(say: Callable[[str], None], title: str) -> Iterator[Listener]:
             case Improved():
                 before = _NONE if event.before_us is None else f"{event.before_us:,.1f}"
                 say(
-                    f"  {event.task}: {before} → {event.after_us:,.1f} µs (measured), "
+                    f"  {event.task}: {before} → {event.after_us:,.1f} µs ({event.label}), "
                     f"record {event.record[:SHORT_ID]}"
                 )
             case Note():
@@ -210,7 +210,7 @@ def end_to_end_text(default_us: float | None, best_us: float) -> str:
     text = f"{best_us / 1e3:.3f} ms"
     if default_us is not None and best_us > 0:
         text = f"{default_us / 1e3:.3f} → {text}, {default_us / best_us:.2f}x"
-    return f"{text} (estimated from measured kernels)"
+    return f"{text} (estimated from its kernels)"
 
 
 def split_text(split: TimeSplit) -> str:
@@ -261,10 +261,11 @@ def tasks_table(
     columns = [column for column in _COLUMNS if width >= _WIDE or not column.wide]
     room = width - sum(column.width + 2 for column in columns) - 1
     table.add_column("task", overflow="ellipsis", no_wrap=True)
+    short = "sim." if any(task.label == "simulated" for task in tasks) else "meas."
     for column in columns:
         table.add_column(
-            column.title, justify="right" if column.right else "left", no_wrap=True,
-            overflow="ellipsis",
+            column.title.replace("meas.", short), justify="right" if column.right else "left",
+            no_wrap=True, overflow="ellipsis",
         )  # fmt: skip
     ordered = sorted(tasks, key=lambda task: -task.weight)
     shown = ordered if top is None else ordered[:top]
@@ -358,11 +359,12 @@ def document(result: TuneResult) -> dict[str, Any]:
     from compiler.codec import encode
 
     fields: dict[str, Any] = encode(result)
+    latency = next((task.label for task in result.tasks), "measured")
     return {
         **fields,
         "labels": {
-            "default_us": "measured",
-            "best_us": "measured",
+            "default_us": latency,
+            "best_us": latency,
             "gflops": "estimated",
             "roofline_share": "estimated",
             "weight": "estimated",

@@ -66,12 +66,14 @@ class Improved:
         before_us: What it beat; None if it is the first.
         after_us: Its latency.
         record: ID of the record.
+        label: Whether the latencies are ``measured`` or ``simulated``.
     """
 
     task: str
     before_us: float | None
     after_us: float
     record: str
+    label: str = "measured"
 
 
 @dataclass(frozen=True)

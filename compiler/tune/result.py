@@ -32,6 +32,7 @@ class TaskStatus:
         failed: Of these, no build, a crash, a timeout or samples that are no latencies.
         state: What happens with it.
         stop: Why it is done; empty before.
+        label: Whether its latencies are ``measured`` or ``simulated``.
     """
 
     name: str
@@ -47,6 +48,7 @@ class TaskStatus:
     failed: int = 0
     state: TaskState = "waiting"
     stop: str = ""
+    label: str = "measured"
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,7 @@ from compiler.tune.kernels import Kernels, TemplateKernels
 from compiler.tune.measure.base import Failed, Rejected
 from compiler.tune.search import TaskSearch, checked
 from schedules.records import RecordStore
+from schedules.records.record import Label
 from schedules.search.cost_model import CostModel
 from targets.errors import TargetError
 from targets.host import host_target
@@ -184,6 +185,7 @@ class _Session:
         self._random = random.Random(options.seed)  # noqa: S311 - no secret
         self._id = secrets.token_hex(8)
         self._machine = _machine(spec, measurer, versions)
+        self._label: Label = getattr(measurer, "label", "measured")
         self._keeper = Keeper(
             store,
             self._stores,
@@ -192,7 +194,7 @@ class _Session:
             runner=measurer.runner,
             session=self._id,
             versions=versions,
-            label=getattr(measurer, "label", "measured"),
+            label=self._label,
         )
         self._split = TimeSplit()
         self._trials = self._rejected = self._failed = self._resumed = 0
@@ -443,7 +445,8 @@ class _Session:
         identifier = self._keeper.keep(work.search)
         if identifier is not None and work.best_ns is not None:
             before_us = None if before_ns is None else before_ns / 1e3
-            self._tell(Improved(work.name, before_us, work.best_ns / 1e3, identifier))
+            after_us = work.best_ns / 1e3
+            self._tell(Improved(work.name, before_us, after_us, identifier, self._label))
 
     def _judge(self, work: _Work) -> None:
         """Whether a task is done, and why."""
@@ -511,7 +514,7 @@ class _Session:
 
     def _status(self) -> tuple[TaskStatus, ...]:
         total = sum(work.time_ns for work in self._works) or 1.0
-        return tuple(_status(work, work.time_ns / total) for work in self._works)
+        return tuple(_status(work, work.time_ns / total, self._label) for work in self._works)
 
     def _end_to_end_us(self, latency_ns: Callable[[_Work], float | None]) -> float | None:
         total = 0.0
@@ -523,7 +526,7 @@ class _Session:
         return total / 1e3 if self._works else None
 
 
-def _status(work: _Work, weight: float) -> TaskStatus:
+def _status(work: _Work, weight: float, label: str) -> TaskStatus:
     search, best = work.search, work.best_ns
     return TaskStatus(
         name=work.name,
@@ -539,6 +542,7 @@ def _status(work: _Work, weight: float) -> TaskStatus:
         failed=search.failed,
         state=work.state,
         stop=work.stop,
+        label=label,
     )
 
 

@@ -59,7 +59,7 @@ def test_the_live_table_has_most_weight_first_and_the_run_below() -> None:
     for part in (
         "resnet18 on x86/host", "3 tasks, at most 30:00 and 2000 trials",
         "12 trials of earlier runs", "85.0 %", "1,800.5", "128.4", "91%", "51 trials",
-        "8.500 → 7.250 ms, 1.17x (estimated from measured kernels)", "75% measuring",
+        "8.500 → 7.250 ms, 1.17x (estimated from its kernels)", "75% measuring",
         "20% searching", "note: pool2d-3: nothing builds", "note: [red]x",
         "4 × conv2d", "Ctrl-C",
     ):  # fmt: skip
@@ -104,7 +104,7 @@ def test_lines_where_the_output_is_no_terminal() -> None:
         take(Improved("dense-1", None, 30.0, "cd" * 32))
         take(Note("a damaged line"))
         take(Finished(RESULT))
-    ends = "8.500 → 7.250 ms, 1.17x (estimated from measured kernels)"
+    ends = "8.500 → 7.250 ms, 1.17x (estimated from its kernels)"
     assert said == [
         "net on x86/host: 3 tasks, at most 30:00 and 2000 trials; 12 trials of earlier runs",
         f"1:40  51 trials, end to end {ends}, 28:20 left; at work: conv2d-2",
