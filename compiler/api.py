@@ -285,6 +285,7 @@ def compile(  # noqa: A001 - the name users expect
                     golden_sha256=bundle.manifest.golden_sha256,
                     metrics=metrics,
                     search=None if found is None else describe_search(found),
+                    kernels=bundle.kernels,
                 ),
             )  # fmt: skip
     bundle.set_stages(log.records)

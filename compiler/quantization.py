@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from compiler.mixed import Found
     from compiler.package import Bundle
     from compiler.source import Source
-    from compiler.stages import Imported, QuantizedElsewhere, StageLog
+    from compiler.stages import Imported, KernelInfo, QuantizedElsewhere, StageLog
     from targets.spec import TargetSpec
 
     Array = npt.NDArray[np.generic]
@@ -521,6 +521,7 @@ def describe(
     golden_sha256: str,
     metrics: Sequence[float],
     search: PrecisionSearch | None = None,
+    kernels: Sequence[KernelInfo] = (),
 ) -> QuantizationReport:
     """The section of the report.
 
@@ -532,12 +533,17 @@ def describe(
         golden_sha256: Hash of the golden outputs.
         metrics: The user's metric before and after; empty without one.
         search: What was tried to find the precisions.
+        kernels: What was built; those that float32 would beat are named with their layers.
     """
+    slower = {source: k.slower for k in kernels if k.slower for source in k.sources}
     before = sum(array.nbytes for array in imported.parameters.values())
     return QuantizationReport(
         recipe=plan.recipe,
         samples=None if calibration is None else calibration.samples,
-        layers=tuple(_layer(name, op, imported) for name, op in plan.operators.items()),
+        layers=tuple(
+            _layer(name, op, imported, slower.get(name.partition(":")[0], ""))
+            for name, op in plan.operators.items()
+        ),
         bytes_before=Figure.measured(before, "B"),
         bytes_after=Figure.measured(parameter_bytes, "B"),
         metric_before=Figure.measured(metrics[0], "") if metrics else None,
@@ -547,7 +553,7 @@ def describe(
     )
 
 
-def _layer(name: str, operator: OperatorPlan, imported: Imported) -> LayerRow:
+def _layer(name: str, operator: OperatorPlan, imported: Imported, slower: str = "") -> LayerRow:
     weight = operator.weight
     array = imported.parameters.get(weight.parameter) if weight is not None else None
     noise = operator.sqnr_db
@@ -557,7 +563,7 @@ def _layer(name: str, operator: OperatorPlan, imported: Imported) -> LayerRow:
         precision=operator.precision,
         weight="" if weight is None else f"{weight.dtype}/{weight.granularity}",
         method="" if weight is None else weight.method,
-        why=operator.why,
+        why="; ".join(filter(None, [operator.why, slower])),
         sqnr=None if noise is None else Figure(noise, "dB", "simulated"),
         bytes_before=None if array is None else Figure.measured(array.nbytes, "B"),
         bytes_after=None if array is None else Figure.measured(_stored_bytes(weight, array), "B"),

@@ -96,6 +96,8 @@ class KernelInfo:
         choice: The decisions it was built with, None where there is nothing to decide.
         miss: Why no record serves a kernel that could be tuned.
         calls: How often one inference calls it.
+        slower: That float32 would be faster than these integers, and by what figures; empty if
+            it would not.
     """
 
     name: str
@@ -115,6 +117,7 @@ class KernelInfo:
     choice: Mapping[str, Any] | None = None
     miss: str = ""
     calls: int = 1
+    slower: str = ""
 
 
 #: Functions that run a VTA program, with the region's number behind it.

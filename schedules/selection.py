@@ -21,12 +21,17 @@ class Selection:
             for a default.
         record: ID of the record; empty for a default.
         why: Why no record serves the kernel; empty if one does.
+        median_ns: What the record measured on the same CPU, in nanoseconds; None without one.
+        float_ns: For a kernel of integers, the least that a record of the same operator and
+            shapes in float32 measured on the same CPU.
     """
 
     choice: Choice | None = None
     tier: str = ""
     record: str = ""
     why: str = "no records were looked at"
+    median_ns: float | None = None
+    float_ns: float | None = None
 
 
 #: Asked once for each workload of a model.

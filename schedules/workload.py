@@ -108,6 +108,17 @@ class Workload:
         rest = {k: v for k, v in self.attributes.items() if k != "pad_value"}
         return replace(self, attributes=rest)
 
+    @property
+    def is_integer(self) -> bool:
+        """Whether the products are of integers."""
+        return self.dtypes[0] in ("uint8", "int8")
+
+    @property
+    def in_float(self) -> Workload:
+        """The same operator on float32, with nothing fused behind it."""
+        floats = ("float32", "float32", "float32")
+        return replace(self.tuned_as, dtypes=floats, epilogue=(), weight_encoding="")
+
     def to_json(self) -> dict[str, Json]:
         """The description as a JSON object; a plain weight's encoding is left out."""
         encoding = {"weight_encoding": self.weight_encoding} if self.weight_encoding else {}

@@ -12,6 +12,7 @@ import numpy as np
 from compiler.lower.choose_kernels import ChosenKernel
 from compiler.lower.graph import is_call_tir, is_constant
 from compiler.lower.parameters import ParameterTable
+from compiler.lower.slower import slower_than_float
 from compiler.stages import KernelInfo
 from schedules.cpu import templates
 from schedules.cpu.default import ScheduledFunction
@@ -32,6 +33,7 @@ def describe_kernels(
     and results of one call, as the calls in `main` show them; where shapes are symbolic,
     each unknown extent counts as one.
     """
+    slower = {name: slower_than_float(k, spec) for name, k in chosen.items()}
     remarks = {name: templates.remark(k.workload, k.choice, spec) for name, k in chosen.items()}
     reads: dict[str, float] = {}
     writes: dict[str, float] = {}
@@ -64,7 +66,10 @@ def describe_kernels(
             bytes_written=writes.get(d.name, 0.0),
             dtype=_dtype(chosen.get(d.name), dtypes.get(d.name, "float32")),
             sources=tuple(sources.get(d.name, ())),
-            why="; ".join(filter(None, [d.remark, remarks.get(d.name, "")])),
+            why="; ".join(
+                filter(None, [d.remark, remarks.get(d.name, ""), slower.get(d.name, "")])
+            ),
+            slower=slower.get(d.name, ""),
             calls=max(1, calls.get(d.name, 1)),
             **_origin(d, chosen.get(d.name)),
         )

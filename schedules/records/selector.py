@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from schedules.records.errors import StoreError
-from schedules.records.match import Miss, find
+from schedules.records.match import Miss, find, tier_of
 from schedules.records.record import choice_of
 from schedules.records.store import RecordStore
 from schedules.records.strict import canonical
@@ -49,11 +49,33 @@ def record_selector(
         found = find(workload, spec, stores, threads=threads, refusal=refusal)
         if isinstance(found, Miss):
             return Selection(why=found.why)
+        same = found.tier == "same CPU"
         return Selection(
-            choice=choice_of(found.record), tier=found.tier, record=found.record.id, why=""
-        )
+            choice=choice_of(found.record), tier=found.tier, record=found.record.id, why="",
+            median_ns=found.record.measurement.median if same else None,
+            float_ns=_float_median(workload, spec, stores, threads) if same else None,
+        )  # fmt: skip
 
     return select
+
+
+def _float_median(
+    workload: Workload, spec: TargetSpec, stores: Sequence[RecordStore], threads: int
+) -> float | None:
+    """The least latency of the operator in float32, whatever is fused behind it, from records."""
+    if not workload.is_integer:
+        return None
+    twin = workload.in_float
+    found = [
+        record.measurement.median
+        for store in stores
+        for record in store.records(twin.operator)
+        if record.workload.with_epilogue(()) == twin
+        and record.threads == threads
+        and record.measurement.label == "measured"
+        and tier_of(record, record.workload, spec) == "same CPU"
+    ]
+    return min(found, default=None)
 
 
 def refusal_by(offered: Sequence[Space], choice: Mapping[str, Json]) -> str | None:

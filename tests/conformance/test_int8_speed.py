@@ -41,11 +41,10 @@ def quantized(module, shape, target="x86"):
         pytest.skip("this CPU cannot run the target's code")
     torch.manual_seed(0)
     x = samples(shape)
-    bundle = compile(
+    return compile(
         module.eval(), target, example_inputs=(x[0],), quantize="int8", calibration=x,
         measure=False, records=False, name="net",
     )  # fmt: skip
-    return bundle
 
 
 def check(bundle, module, shape):

@@ -103,6 +103,22 @@ def test_the_report_says_what_each_layer_got(bundle: Bundle) -> None:
     assert found.golden_sha256[:40] in text
 
 
+def test_layers_that_float32_would_beat_are_named() -> None:
+    """Grouped convolutions have no dot product of bytes yet."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(16, 32, 3, groups=2), nn.ReLU(), nn.Conv2d(32, 4, 1)).eval()
+    rng = np.random.default_rng(0)
+    x = [rng.standard_normal((1, 16, 12, 12)).astype(np.float32) for _ in range(8)]
+    made = compile(net, example_inputs=(x[0],), quantize="int8", calibration=x, records=False)
+    assert made.report is not None
+    assert made.report.quantization is not None
+    why = {row.name: row.why for row in made.report.quantization.layers}
+    assert why["0:conv2d"].startswith("int8 is slower here: ")
+    assert "estimated" in why["0:conv2d"]
+    assert "slower" not in why["2:conv2d"]
+    assert [k.slower != "" for k in made.kernels if k.kind == "conv2d"].count(True) == 1
+
+
 def test_a_saved_bundle_keeps_plan_and_bits(bundle: Bundle, tmp_path: Path) -> None:
     again = load(bundle.save(tmp_path / "net.tw"))
     assert again.plan == bundle.plan

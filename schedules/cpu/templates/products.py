@@ -77,6 +77,8 @@ class Direct:
         for ranked in self._tiles(workload, spec):
             if ranked.tile == wanted:
                 rate = ranked.macs_per_cycle / _decoding(workload, wanted, spec)
+                if workload.is_integer and _group(workload) == 1:
+                    rate /= _WIDENED_CYCLES
                 return workload.flops / 2 / max(rate, 1e-3)
         return float("inf")
 
@@ -166,6 +168,8 @@ class Direct:
 
 #: Vector registers that decoding needs: masks, offsets, a scale.
 _RESERVED = 5
+#: Integers without a dot product are widened, multiplied and added: over one multiply-add.
+_WIDENED_CYCLES = 2.5
 _ITEM_BYTES = {"bfloat16": 2, "float16": 2, "int8": 1, "uint8": 1}
 
 
