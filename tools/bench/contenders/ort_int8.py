@@ -32,7 +32,8 @@ class _Samples(CalibrationDataReader):
 class OrtInt8(Ort):
     def prepare(self, case: Path, options: dict[str, str]) -> dict[str, Any]:
         samples = read_samples(case / SAMPLES)
-        quant_pre_process(str(case / ONNX), str(case / _PREPARED))
+        # Symbolic shape inference fails on exported transformers; all shapes are known.
+        quant_pre_process(str(case / ONNX), str(case / _PREPARED), skip_symbolic_shape=True)
         graph = onnx.load(case / _PREPARED, load_external_data=False).graph
         constants = {tensor.name for tensor in graph.initializer}
         names = [v.name for v in graph.input if v.name not in constants]
