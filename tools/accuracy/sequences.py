@@ -67,6 +67,7 @@ def speech_detector(recipe: Quantize, figures: Figures) -> dict[str, Any]:
         quantize=replace(recipe, keep=(*recipe.keep, *silero.KEEP)),
         calibration=samples[1:] if recipe.needs_calibration else None,
         evaluate=agreement,
+        tolerance=10.0,  # of an example that is silence, a probability of nearly 0
     )
     return {**figures(bundle), "frames": len(wanted), "speech": float(wanted.mean())}
 

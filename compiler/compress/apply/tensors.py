@@ -52,7 +52,10 @@ def multiply(q: Quantizer, site: Site, operator: OperatorPlan) -> Any:
         source = q.tensor(operator.inputs[0])
         if not math.isfinite(factor) or factor <= 0:
             raise q.error(site, f"a factor of {factor:g} has no integer form")
-        scaled = replace(source, scale=float(np.float32(source.scale * factor)), shared_with="")
+        scaled = replace(
+            source, scale=float(np.float32(source.scale * factor)), shared_with="",
+            power_of_two=False,
+        )  # fmt: skip
         limits = {"low": bounds["low"], "high": bounds["high"]}
         return q.rescaled(site, operator.inputs[0], result, source=scaled, **limits)
     (left, a), (right, b) = _two(q, site, operator)
