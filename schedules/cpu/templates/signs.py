@@ -24,7 +24,7 @@ _NATIVE = 3.0
 #: the instructions at a time.
 LEAST_SHARE = _NATIVE / 2 / signs.WORD
 #: And where LLVM counts by arithmetic and tables of four bits.
-_COUNTED = 14.0
+_COUNTED = 22.0
 #: Vector registers beside accumulators, weights and one word of data.
 _RESERVED = 2
 #: Instructions started in a cycle, on vectors of the widest kind.
