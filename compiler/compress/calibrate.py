@@ -458,7 +458,8 @@ class _Calibrator:
         if dtype not in WEIGHT_LIMITS:
             return "int8"
         groups = int(getattr(group.site.value.attrs, "groups", 1) or 1)
-        return "int8" if groups > 1 and group.weight.ty.shape.values[1] == 1 else dtype
+        inner = group.weight.ty.shape.values[1] if group.weight is not None else 0
+        return "int8" if groups > 1 and inner == 1 else dtype
 
     def _parameter(self, group: Group) -> str:
         name = self.graph.constants(group.weight) or group.name

@@ -32,6 +32,8 @@ Array = npt.NDArray[Any]
 ENTRIES = 16
 #: Shares of the largest weight that are tried as the end of the range, from the largest one.
 SHARES = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
+#: How weights of a model that was quantized elsewhere are stored again: to the same steps.
+IMPORTED = "imported"
 #: Rounds of k-means.
 ROUNDS = 30
 #: Largest number of float16, and its least positive one.
@@ -127,12 +129,12 @@ def encode(weight: Array, plan: WeightPlan, inputs: int) -> Codes:
     if plan.granularity == "group":
         return _in_groups(real, plan, inputs, limit)
     if plan.scales:
-        scales = np.asarray(plan.scales, np.float32)
+        steps = np.asarray(plan.scales, np.float32)
     else:
         rows = np.moveaxis(real, plan.axis, 0).reshape(real.shape[plan.axis], -1)
         rows = rows.reshape(1, -1) if plan.granularity == "tensor" else rows
-        scales = best_scales(rows, limit, plan.method)
-    factors = _along(scales, real.ndim, plan.axis)
+        steps = best_scales(rows, limit, plan.method)
+    factors = _along(steps, real.ndim, plan.axis)
     return Codes(_rounded(real, factors, limit), factors, plan.axis)
 
 
@@ -142,7 +144,8 @@ def best_scales(rows: Array, limit: int, method: str, *, half: bool = False) -> 
     Args:
         rows: ``[rows, numbers]``.
         limit: Greatest magnitude of a code.
-        method: ``mse`` for the least squared error among `SHARES`, ``minmax`` for the whole range.
+        method: ``mse`` for the least squared error among `SHARES`, ``minmax`` for the whole
+            range, ``imported`` for numbers that were rounded before.
         half: Scales are float16 numbers.
 
     Returns:
@@ -164,14 +167,23 @@ def _scales_of(rows: Array, limit: int, method: str, half: bool) -> Array:
         return np.where(scales > 1e-30, scales, np.float32(1))
 
     best = storable(full)
-    if method == "mse":
+    shares = {"mse": SHARES[1:], IMPORTED: _whole_steps(limit)}.get(method, ())
+    if len(shares):
         least = _error(rows, best, limit)
-        for share in SHARES[1:]:
+        for share in shares:
             scales = storable(full * np.float32(share))
             error = _error(rows, scales, limit)
             better = error < least
             best, least = np.where(better, scales, best), np.where(better, error, least)
     return best.astype(np.float16 if half else np.float32)
+
+
+def _whole_steps(limit: int) -> Array:
+    """Shares of the whole range with which the largest number is some whole number of steps.
+
+    Numbers that were rounded before, to steps of their own, are met exactly by one of them.
+    """
+    return np.asarray([limit / steps for steps in range(limit + 1, 0, -1)], np.float32)
 
 
 def _error(rows: Array, scales: Array, limit: int) -> Array:

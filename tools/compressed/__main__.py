@@ -14,6 +14,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,7 @@ def measure(
             "share": path.stat().st_size / rows["float32"]["bundle_bytes"] if rows else 1.0,
             "cosine": cosine(output, expected),
         }
-        runs[recipe] = lambda bundle=bundle: bundle(*arrays)
+        runs[recipe] = partial(bundle, *arrays)
     if speed:
         times = interleaved(runs)
         for recipe, seconds in times.items():
