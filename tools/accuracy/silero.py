@@ -25,8 +25,9 @@ SOUNDS = "alsa-utils"
 RATE, FRAME, CONTEXT, STATE = 16000, 512, 64, 128
 #: Above this probability a frame is speech.
 THRESHOLD = 0.5
-#: The transform into frequencies stays float32: quiet sounds are much less than loud ones.
-KEEP = ("stft",)
+#: What stays float32: the transform into frequencies and what reads it, since quiet sounds are much
+#: less than loud ones, and the LSTM cell, whose state would gather errors from frame to frame.
+KEEP = ("stft", "encoder.0", "rnn_input", "rnn_hidden")
 
 Floats = npt.NDArray[np.float32]
 Frame = tuple[Floats, Floats, Floats]
