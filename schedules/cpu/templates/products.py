@@ -161,6 +161,12 @@ class Direct:
         )  # fmt: skip
         allowed = dot_lanes(workload.dtypes, spec) if _group(workload) > 1 else None
         fitting = [r for r in ranked if allowed is None or r.tile.lanes in allowed]
+        if workload.dtypes[0] == "int8":
+            # What the shift of signed activations adds is one more vector for each of weights.
+            fitting = [
+                r for r in fitting
+                if r.tile.vectors * (r.tile.rows + 2) + 2 <= spec.vector_registers
+            ] or fitting  # fmt: skip
         if workload.weight_encoding:  # tiles of more rows decode less often
             fitting.sort(key=lambda r: -r.macs_per_cycle / _decoding(workload, r.tile, spec))
         return fitting
