@@ -50,7 +50,8 @@ class Net(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.stem(x)
         x = torch.relu(self.two(self.one(x)) + x)
-        return self.head(x.mean((2, 3)))
+        y: torch.Tensor = self.head(x.mean((2, 3)))
+        return y
 
 
 def make() -> nn.Module:
@@ -135,13 +136,22 @@ def test_the_command_line(
 ) -> None:
     (tmp_path / "net.py").write_text(
         "import torch\nfrom torch import nn\n\n\ndef make():\n    torch.manual_seed(0)\n"
-        "    return nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 1), nn.ReLU(),"
-        " nn.Flatten(), nn.Linear(256, 4))\n"
+        "    return nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 32, 3), nn.ReLU(),"
+        " nn.Flatten(), nn.Linear(8192, 4))\n"
     )
     rng = np.random.default_rng(0)
-    np.save(tmp_path / "x.npy", rng.standard_normal((6, 3, 6, 6)).astype(np.float32))
+    np.save(tmp_path / "x.npy", rng.standard_normal((6, 3, 20, 20)).astype(np.float32))
     monkeypatch.chdir(tmp_path)
-    arguments = ["compile", "net.py:make", "-i", "1x3x6x6", "--target", "vta/ultra96", "-o", "n.tw"]
+    arguments = [
+        "compile",
+        "net.py:make",
+        "-i",
+        "1x3x20x20",
+        "--target",
+        "vta/ultra96",
+        "-o",
+        "n.tw",
+    ]
     assert run_cli([*arguments, "--no-measure"]) == 5  # there is no calibration
     assert run_cli([*arguments, "--calibration", "x.npy", "--html", "r.html"]) == 0
     capsys.readouterr()

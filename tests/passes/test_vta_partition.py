@@ -6,6 +6,7 @@ from collections.abc import Hashable
 from dataclasses import replace
 from itertools import product
 from math import inf
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from torch import nn
 
 from compiler.compress.apply import apply_plan
 from compiler.compress.interpret import interpret
+from compiler.compress.plan import CompressionPlan
 from compiler.compress.recipe import Quantize
 from compiler.compress.sites import PlainGraph, plain_graph
 from compiler.errors import PlanError
@@ -56,34 +58,44 @@ class Net(nn.Module):
         x = nn.functional.max_pool2d(x, 3, 2, 1)
         x = self.after(torch.sigmoid(x))
         x = nn.functional.max_pool2d(x, 2)
-        return self.head(torch.relu(self.hidden(x.flatten(1))))
+        y: torch.Tensor = self.head(torch.relu(self.hidden(x.flatten(1))))
+        return y
 
 
-def graph_of(net: nn.Module, shape: tuple[int, ...], **options: object) -> tuple[PlainGraph, ...]:
+class Made(NamedTuple):
+    """An integer graph, its module, the samples and the plan."""
+
+    graph: PlainGraph
+    module: Any
+    samples: list[np.ndarray]
+    plan: CompressionPlan
+
+
+def graph_of(net: nn.Module, shape: tuple[int, ...], **options: Any) -> Made:
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     samples = [rng.standard_normal(shape).astype(np.float32) for _ in range(3)]
     imported = import_model(net.eval(), (torch.from_numpy(samples[0]),), log=StageLog())
     spec = get_target("x86")
-    recipe = Quantize(**{"power_of_two": True, **options})  # type: ignore[arg-type]
+    recipe = Quantize(**{"power_of_two": True, **options})
     plan, _ = make_plan(Request(recipe, None, samples, None), imported, spec, StageLog())
     module, table = plain_module(imported, spec)
     integers, _ = apply_plan(module, table, plan)
-    return plain_graph(integers, table.name_of), integers, samples, plan  # type: ignore[return-value]
+    return Made(plain_graph(integers, table.name_of), integers, samples, plan)
 
 
 @pytest.fixture(scope="module")
-def made() -> tuple[PlainGraph, ...]:
+def made() -> Made:
     torch.manual_seed(1)
     return graph_of(Net(), (1, 3, 16, 16))
 
 
 @pytest.fixture(scope="module")
-def parts(made: tuple[PlainGraph, ...]) -> Partition:
+def parts(made: Made) -> Partition:
     return partition(made[0], CONFIG, SLOW)
 
 
-def test_layers_take_what_follows_them(made: tuple[PlainGraph, ...]) -> None:
+def test_layers_take_what_follows_them(made: Made) -> None:
     reader = GraphReader(made[0])
     units = {unit.name: unit for unit in reader.units()}
     residual = units["two:conv2d"].layer
@@ -110,9 +122,7 @@ def test_regions_are_split_by_what_the_host_computes(parts: Partition) -> None:
     assert "VTA stores 8 bits" in whys["head:matmul"]
 
 
-def test_regions_compute_what_the_graph_does(
-    made: tuple[PlainGraph, ...], parts: Partition
-) -> None:
+def test_regions_compute_what_the_graph_does(made: Made, parts: Partition) -> None:
     graph, integers, samples, _ = made
     values: dict[str, np.ndarray] = {}
     names = {str(site.variable.name): site.name for site in graph.sites}
@@ -129,7 +139,7 @@ def test_regions_compute_what_the_graph_does(
             assert (results[border.title].reshape(-1) == values[border.name].reshape(-1)).all()
 
 
-def test_a_fast_host_gets_everything(made: tuple[PlainGraph, ...]) -> None:
+def test_a_fast_host_gets_everything(made: Made) -> None:
     parts = partition(made[0], CONFIG, get_target("x86/sapphirerapids"))
     assert not parts.cuts
     assert any("the host is faster" in row.why for row in parts.host)
@@ -146,7 +156,7 @@ def test_scales_that_are_no_powers_of_two_stay_on_the_host() -> None:
     assert not found.cuts
     assert any("uint8" in row.why for row in found.host)
     with pytest.raises(PlanError, match="scales are powers of two"):
-        require_shifts(plan, "vta/pynq")  # type: ignore[arg-type]
+        require_shifts(plan, "vta/pynq")
 
 
 def test_a_layer_that_fits_no_tiling_says_why() -> None:
@@ -179,7 +189,8 @@ def test_sums_alone_are_layers() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             x = torch.relu(self.one(x))
             y = self.two(x)
-            return self.two(x + y + y)
+            z: torch.Tensor = self.two(x + y + y)
+            return z
 
     units = GraphReader(graph_of(Sums(), (1, 3, 8, 8))[0]).units()
     assert any(isinstance(unit.layer, Sum) or len(unit.sites) > 2 for unit in units)

@@ -40,7 +40,7 @@ class Network:
 
     def tie(self, maker: Hashable, readers: Sequence[Hashable], cost: float) -> None:
         """What it costs once if any reader is on another side than the maker."""
-        tensor = ("tie", maker)
+        tensor = ("tie", len(self._index))  # a maker may have several
         start = self._node(("node", maker))
         for side in (True, False):
             middle = self._node((tensor, side))

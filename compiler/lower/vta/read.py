@@ -107,7 +107,7 @@ class GraphReader:
             self._shapes.setdefault(name, _shape(variable))
         images = any(s is not None and len(s) == 4 for s in self._shapes.values())
         first = self._shapes.get(graph.inputs[0]) if graph.inputs else None
-        self.batch = first[0] if images and first else 1
+        self.batch = int(first[0] or 1) if images and first else 1
         self._images = images
 
     def units(self) -> list[Unit]:
@@ -319,9 +319,9 @@ class GraphReader:
         a = attributes_of(site.value)
         self._require_symmetric(a)
         if site.kind == f"{PREFIX}add":
-            zeros, factors = (a["zero_a"], a["zero_b"]), (a["factor_a"], a["factor_b"])
+            zeros, factors = [a["zero_a"], a["zero_b"]], [a["factor_a"], a["factor_b"]]
         else:
-            zeros, factors = (a["zero_in"],), (a["factor"],)
+            zeros, factors = [a["zero_in"]], [a["factor"]]
         shapes = {self._shapes.get(name) for name in site.data}
         if len(site.data) != len(factors) or len({*shapes, self._shapes[site.name]}) != 1:
             raise NotOnVta("its operands are of different shapes")

@@ -53,7 +53,7 @@ class VtaPrograms:
         self._kept: dict[int, list[dict[str, Array]]] = {}
         self._cycles: dict[int, int | None] = {}
         self._dry = False
-        self._error: BaseException | None = None
+        self._errors: list[BaseException] = []
         for region in part.regions:
             _require(region, driver)
 
@@ -81,13 +81,13 @@ class VtaPrograms:
         before = getattr(_HERE, "programs", None)
         was_dry, self._dry = self._dry, dry or self._dry
         _HERE.programs = self
-        self._error = None
+        self._errors.clear()
         try:
             yield
         except Exception as error:
             # On its way through the compiled code an error of ours loses its type.
-            if self._error is not None and self._error is not error:
-                raise self._error from None
+            if self._errors and self._errors[0] is not error:
+                raise self._errors[0] from None
             raise
         finally:
             _HERE.programs = before
@@ -102,7 +102,7 @@ class VtaPrograms:
         try:
             self._call(number, [np.from_dlpack(t) for t in tensors])
         except BaseException as error:
-            self._error = error
+            self._errors.append(error)
             raise
 
     def close(self) -> None:
