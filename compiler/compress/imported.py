@@ -27,13 +27,14 @@ from compiler.compress.plan import (
     WeightPlan,
 )
 from compiler.compress.sites import PlainGraph, Site
+from compiler.compress.weight_codes import IMPORTED
 from compiler.errors import PlanError
 from compiler.stages import ImportedWeight
 
 #: The marker's operator, without ``relax.``.
 MARKER = "tilewright.imported_range"
 #: How ranges and scales that came with the model are named in plan and report.
-METHOD = "imported"
+METHOD = IMPORTED
 _DYNAMIC = "dynamic"
 
 
@@ -218,12 +219,14 @@ class _Importer:
                 precision = self._precision(group, found)
                 weight = self._weight_plan(group, found)
                 why = f"as {self.source} quantized it"
+        # Only static integers compute what comes behind a layer together with it.
+        whole = precision == "int8"
         return OperatorPlan(
             kind=group.site.kind,
             precision=precision,
             inputs=group.inputs,
-            output=group.output,
-            epilogue=tuple(s.name for s in group.epilogue) if group.integer else (),
+            output=group.output if whole or not group.integer else group.name,
+            epilogue=tuple(s.name for s in group.epilogue) if whole else (),
             weight=weight,
             why=why,
         )

@@ -148,6 +148,27 @@ def test_precisions_of_linear_layers(
         assert (layer.weight.dtype, layer.weight.granularity) == (dtype, granularity)
 
 
+@pytest.mark.parametrize(
+    ("name", "tolerance"),
+    [
+        ("pt2e-rows", 0.02),
+        ("torchao-int8-dynamic", 0.02),
+        ("torchao-int8-weights", 0.005),
+        # -8 is not among the codes of groups here: it becomes -7.
+        ("torchao-int4-weights", 0.06),
+        ("torchao-int4-dynamic", 0.06),
+    ],
+)
+def test_linear_layers_are_close_to_the_programs(name: str, tolerance: float) -> None:
+    model, run = imported(name), program(name).module()
+    plan = plan_of(model)
+    for seed in range(2):
+        x = torch.randn(2, 64, generator=torch.Generator().manual_seed(seed))
+        (got,) = reference_outputs(model, get_target("x86"), plan, [x.numpy()])
+        want = run(x).detach().numpy()
+        assert np.abs(got - want).max() < tolerance * np.abs(want).max()
+
+
 def test_a_saved_bundle_has_the_plan(bundle: Bundle, tmp_path: Path) -> None:
     again = load(bundle.save(tmp_path / "net.tw"))
     assert again.plan == bundle.plan
