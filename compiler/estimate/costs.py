@@ -6,8 +6,9 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from compiler.errors import EmulationError
 from compiler.estimate.counting import Block
@@ -84,6 +85,7 @@ def block_cycles(blocks: Sequence[Block], model: CostModel) -> dict[bytes, float
     weights: dict[bytes, int] = {}
     for block in blocks:
         weights[block.code] = weights.get(block.code, 0) + block.count * block.instructions
+    lengths = {block.code: block.instructions for block in blocks}
     total, seen = sum(weights.values()), 0
     hot: list[bytes] = []
     for code, weight in sorted(weights.items(), key=lambda item: -item[1]):
@@ -93,18 +95,24 @@ def block_cycles(blocks: Sequence[Block], model: CostModel) -> dict[bytes, float
             break
     found: dict[bytes, float] = {}
     for start in range(0, len(hot), _BATCH):
-        found.update(_analyze(hot[start : start + _BATCH], model))
-    lengths = {block.code: block.instructions for block in blocks}
+        found.update(_analyze(hot[start : start + _BATCH], lengths, model))
     known = sum(weights[code] for code in found)
     cycles = sum(weights[code] / lengths[code] * found[code] for code in found)
     rate = cycles / known if known else 1.0
     return {code: found.get(code, rate * lengths[code]) for code in weights}
 
 
-def _analyze(codes: Sequence[bytes], model: CostModel) -> dict[bytes, float]:
+def _analyze(
+    codes: Sequence[bytes], lengths: Mapping[bytes, int], model: CostModel
+) -> dict[bytes, float]:
     text = []
+    lines = iter(_disassemble(b"".join(codes), model))
     for i, code in enumerate(codes):
-        text += [f"# LLVM-MCA-BEGIN b{i}", *_disassemble(code, model), f"# LLVM-MCA-END b{i}"]
+        text += [f"# LLVM-MCA-BEGIN b{i}", *islice(lines, lengths[code]), f"# LLVM-MCA-END b{i}"]
+    if next(lines, None) is not None:
+        raise EmulationError(
+            "the disassembler and the emulator count differently", where=str(model)
+        )
     command = [
         model.mca, f"-mtriple={model.triple}", f"-mcpu={model.processor}",
         f"-iterations={_ITERATIONS}", "-json",

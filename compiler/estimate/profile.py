@@ -143,15 +143,15 @@ def _kernels(
 def _memory_cycles(info: KernelInfo, spec: TargetSpec) -> float:
     """Cycles to move a kernel's tensors once, from the nearest level that holds them all.
 
-    A core is taken to get 16 bytes a cycle out of its first cache, 8 out of the second, and
-    main memory's bandwidth beyond the last one.
+    A core is taken to get 16 bytes a cycle out of its first cache, 8 out of the second, 4 out of
+    a third and from main memory, less where the memory is slower.
     """
     size = info.bytes_read + info.bytes_written
     rates = [16.0, 8.0, 4.0, 4.0]
     for cache, rate in zip(sorted(spec.caches, key=lambda c: c.level), rates, strict=False):
         if size <= cache.size_bytes:
             return info.calls * size / rate
-    return info.calls * size * spec.clock_hz / spec.memory_bandwidth_bytes_per_s
+    return info.calls * size / min(4.0, spec.memory_bandwidth_bytes_per_s / spec.clock_hz)
 
 
 def _symbols(library: Path) -> tuple[tuple[int, str], ...]:
