@@ -157,7 +157,10 @@ def _inputs(value: torch.Tensor, group: Group) -> torch.Tensor:
             padding = [0, padding[0], 0, padding[-1]]
             strides, dilation = [1, *strides], [1, *dilation]
         top, left, bottom, right = padding
-        columns = F.unfold(F.pad(value, (left, right, top, bottom)), kernel, dilation, 0, strides)
+        columns = F.unfold(
+            F.pad(value, (left, right, top, bottom)),
+            (kernel[0], kernel[1]), (dilation[0], dilation[1]), 0, (strides[0], strides[1]),
+        )  # fmt: skip
         rows = columns.transpose(1, 2).reshape(-1, parts, inner)
     step = max(1, len(rows) // PLACES)
     return rows[::step].float()

@@ -93,8 +93,8 @@ def sounds(seed: int) -> list[Floats]:
     found = []
     for path in sorted(fetch_debian(SOUNDS, "*.wav").glob("*.wav")):
         with wave.open(str(path)) as file:
-            data = np.frombuffer(file.readframes(file.getnframes()), np.int16)
-            data = data.reshape(-1, file.getnchannels())[:, 0].astype(np.float64) / 32768
+            stored = np.frombuffer(file.readframes(file.getnframes()), np.int16)
+            data = stored.reshape(-1, file.getnchannels())[:, 0].astype(np.float64) / 32768
             step = file.getframerate() // RATE
         if step > 1:  # low pass, then every third sample
             t = np.arange(-32 * step, 32 * step + 1) / step
