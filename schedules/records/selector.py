@@ -71,7 +71,7 @@ def _float_median(
         for store in stores
         for record in store.records(twin.operator)
         if record.workload.with_epilogue(()) == twin
-        and record.threads == threads
+        and record.provenance.threads == threads
         and record.measurement.label == "measured"
         and tier_of(record, record.workload, spec) == "same CPU"
     ]

@@ -306,3 +306,21 @@ def test_the_templates_own_choices_are_offered(tmp_path: Path) -> None:
     wrong = {**choice, "algorithm": "no such"}
     other = store_of(tmp_path / "other", record(choice=wrong))
     assert "'no such' is none of" in record_selector([other])(conv(), ZEN4).why
+
+
+def test_integer_kernels_know_what_float32_took(tmp_path: Path) -> None:
+    """The least of the operator's records in float32 on this CPU, whatever is fused behind it."""
+    floats = conv(epilogue=())
+    integers = replace(floats, dtypes=("uint8", "int8", "int32"), epilogue=("requantize",))
+    choice = {"algorithm": "direct", "tile": [6, 32], "unroll": 2}
+    store = store_of(
+        tmp_path,
+        record(integers, ns=70_000.0, choice=choice),
+        record(replace(floats, epilogue=("add",)), ns=90_000.0, choice=choice),
+        record(replace(floats, epilogue=("add", "clip")), ns=60_000.0, choice=choice),
+        record(floats, ns=10_000.0, threads=2),
+    )
+    selection = record_selector([store], spaces=offered)(integers, ZEN4)
+    assert (selection.median_ns, selection.float_ns) == (70_000.0, 60_000.0)
+    plain = record_selector([store], spaces=offered)(replace(floats, epilogue=("add",)), ZEN4)
+    assert (plain.median_ns, plain.float_ns) == (90_000.0, None)
