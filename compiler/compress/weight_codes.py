@@ -17,6 +17,7 @@ or torch.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -167,7 +168,11 @@ def _scales_of(rows: Array, limit: int, method: str, half: bool) -> Array:
         return np.where(scales > 1e-30, scales, np.float32(1))
 
     best = storable(full)
-    shares = {"mse": SHARES[1:], IMPORTED: _whole_steps(limit)}.get(method, ())
+    shares: Sequence[float] = ()
+    if method == "mse":
+        shares = SHARES[1:]
+    elif method == IMPORTED:
+        shares = _whole_steps(limit).tolist()
     if len(shares):
         least = _error(rows, best, limit)
         for share in shares:

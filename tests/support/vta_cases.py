@@ -111,9 +111,9 @@ class Maker:
         if pick.random() < 0.6:
             kernel = pick.choice([(1, 1), (3, 3)])
         dilation = (1, 1) if pick.random() < 0.8 else (pick.randint(1, 2), pick.randint(1, 3))
+        a, b, c, d = (pick.randint(0, 2) for _ in range(4))
         padding = pick.choice([
-            (0, 0, 0, 0), (kernel[0] // 2, kernel[1] // 2) * 2,
-            tuple(pick.randint(0, 2) for _ in range(4)),
+            (0, 0, 0, 0), (kernel[0] // 2, kernel[1] // 2) * 2, (a, b, c, d),
         ])  # fmt: skip
         strides = pick.choice([(1, 1), (1, 1), (2, 2), (pick.randint(1, 3), pick.randint(1, 3))])
         grouping = pick.choice(["dense"] * 4 + ["depthwise", "grouped"])
@@ -157,7 +157,8 @@ class Maker:
         kernel = (pick.randint(1, 3), pick.randint(1, 3))
         padding = (0, 0, 0, 0)
         if pick.random() < 0.4:
-            padding = tuple(pick.randint(0, kernel[n % 2] - 1) for n in range(4))
+            top, left, bottom, right = (pick.randint(0, kernel[n % 2] - 1) for n in range(4))
+            padding = (top, left, bottom, right)
         limits = pick.choice([(-128, 127), (-128, 127), (0, 127), (-3, 60)])
         made = MaxPool2d(name, data.name, f"{name}.out", kernel,
                          (pick.randint(1, 2), pick.randint(1, 3)), padding, *limits)  # fmt: skip
