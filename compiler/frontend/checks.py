@@ -112,7 +112,7 @@ def check_weights(named: Iterable[tuple[str, torch.Tensor, bool]]) -> None:
     for name, tensor, is_parameter in named:
         if not tensor.is_floating_point() or tensor.layout != torch.strided:
             continue
-        if is_traceable_wrapper_subclass(tensor):
+        if _is_wrapped(tensor):
             continue  # compressed by torchao: its integers are looked at as they are read
         if bool(torch.isfinite(tensor.sum(dtype=torch.float64))):
             continue  # one value that is no finite number would have spread to the sum
@@ -128,6 +128,11 @@ def check_weights(named: Iterable[tuple[str, torch.Tensor, bool]]) -> None:
             where=bad[0].split(" ")[0].rpartition(".")[0] or None,
             hint="the training diverged or the checkpoint is damaged: load another one",
         )
+
+
+def _is_wrapped(tensor: torch.Tensor) -> bool:
+    """Whether a tensor only stands for others that it holds."""
+    return bool(is_traceable_wrapper_subclass(tensor))
 
 
 def weights_of(model: nn.Module) -> list[tuple[str, torch.Tensor, bool]]:

@@ -291,7 +291,8 @@ class _Reader:
 
     def _parameters(self, node: fx.Node) -> tuple[Any, ...]:
         """Scale, zero point, limits and dtype of a quantization; no scale if it varies."""
-        form, a = _base(node), list(node.args)
+        form = _base(node)
+        a: list[Any] = list(node.args)
         if form == "quantize_affine":
             block, scale, zero_point, dtype, low, high = (a + [None] * 7)[1:7]
             dynamic = self._varies(scale)
@@ -344,7 +345,8 @@ class _Reader:
 
     def _storage(self, node: fx.Node, integers: torch.Tensor, value: torch.Tensor) -> Any:
         """How a weight is stored; None for what is no weight, such as a bias in int32."""
-        form, a = _base(node), list(node.args)
+        form = _base(node)
+        a: list[Any] = list(node.args)
         axis, group = 0, 0
         if integers.dtype not in (torch.int8, torch.uint8):
             return None

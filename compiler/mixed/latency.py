@@ -48,8 +48,7 @@ def time_bundle(bundle: Bundle, target: TargetSpec, threads: int, *, measured: b
         layers = _by_layer(((n, least[n]) for n in names), sources)
         return Times(sum(least[n] for n in names), layers, "estimated")
     from compiler.report.environment import pinned
-    from compiler.report.measure import profile
-    from compiler.report.profile import collector_off
+    from compiler.report.profile import collector_off, profile
 
     with pinned(threads), collector_off():
         found = profile(

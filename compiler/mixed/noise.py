@@ -16,7 +16,7 @@ import torch
 
 from compiler.compress.evaluate import Evaluator
 from compiler.compress.plan import WEIGHT_LIMITS, CompressionPlan, TensorPlan, base
-from compiler.compress.ranges import fake_quantize_weight, weight_scales
+from compiler.compress.ranges import weight_scales
 from compiler.compress.sites import PlainGraph, Site
 from compiler.mixed.plans import FewerBits, Unit
 from schedules.tvm_adapter import GenericConst
@@ -174,15 +174,12 @@ def _weight_of(site: Site) -> Any | None:
 
 
 def _rounded(site: Site, weight: Any) -> torch.Tensor:
-    real = _weight_of(site)
+    real: Any = _weight_of(site)
     limit = WEIGHT_LIMITS.get(weight.dtype, 127)
-    steps = np.asarray(weight.scales, np.float32)
-    value = fake_quantize_weight(real, weight.axis, tuple(map(float, steps)))
-    if weight.dtype == "int4":
-        shape = [1] * value.ndim
-        shape[weight.axis] = -1
-        wide = steps.reshape(shape)
-        value = np.clip(np.rint(real / wide), -limit, limit).astype(np.float32) * wide
+    shape = [1] * real.ndim
+    shape[weight.axis] = -1
+    steps = np.asarray(weight.scales, np.float32).reshape(shape)
+    value = np.clip(np.rint(real / steps), -limit, limit) * steps
     return torch.from_numpy(np.ascontiguousarray(value, np.float32))
 
 

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
+#: PyTorch has this dtype without telling type checkers.
+FOUR_BITS = vars(torch)["int4"]
 IMAGE, ROWS = (1, 3, 16, 16), (2, 64)
 
 
@@ -212,7 +214,7 @@ def torchao_int4_weights() -> Any:
     from torchao.quantization import IntxWeightOnlyConfig
     from torchao.quantization.granularity import PerGroup
 
-    return _torchao(IntxWeightOnlyConfig(weight_dtype=torch.int4, granularity=PerGroup(32)))
+    return _torchao(IntxWeightOnlyConfig(weight_dtype=FOUR_BITS, granularity=PerGroup(32)))
 
 
 def torchao_int4_dynamic() -> Any:
@@ -221,7 +223,7 @@ def torchao_int4_dynamic() -> Any:
     from torchao.quantization.granularity import PerGroup
 
     config = Int8DynamicActivationIntxWeightConfig(
-        weight_dtype=torch.int4, weight_granularity=PerGroup(32)
+        weight_dtype=FOUR_BITS, weight_granularity=PerGroup(32)
     )
     return _torchao(config)
 
