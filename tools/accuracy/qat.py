@@ -53,7 +53,8 @@ RECIPES: Mapping[tuple[str, str], Recipe] = {
     ),
     ("fashion-resnet", "binary"): Recipe(
         "binary", ("ends", *_SHORTCUTS),
-        Options(epochs=8, learning_rate=3e-3, seed=SEED, freeze_norms=0.25),
+        Options(epochs=12, learning_rate=2e-3, seed=SEED, freeze_norms=0.17,
+                progressive=("float32",)),
     ),
     ("fashion-mobilenet", "w4a8"): Recipe(
         "w4a8", ("ends",), Options(epochs=2, learning_rate=3e-4, seed=SEED), share=0.5
@@ -63,7 +64,8 @@ RECIPES: Mapping[tuple[str, str], Recipe] = {
     ),
     ("fashion-mobilenet", "binary"): Recipe(
         "binary", ("ends",),
-        Options(epochs=8, learning_rate=3e-3, seed=SEED, freeze_norms=0.25), share=0.6,
+        Options(epochs=12, learning_rate=2e-3, seed=SEED, freeze_norms=0.17,
+                progressive=("float32",)), share=0.6,
     ),
 }  # fmt: skip
 
