@@ -162,10 +162,10 @@ def test_the_command_line(
     assert run_cli(["inspect", "n.tw", "--vta"]) == 0
     shown = capsys.readouterr().out
     assert "GEMM" in shown
-    assert "; 0:conv2d" in shown
-    assert run_cli(["inspect", "n.tw", "--vta", "--json", "--layer", "2:conv2d"]) == 0
+    assert "; t.0:conv2d" in shown
+    assert run_cli(["inspect", "n.tw", "--vta", "--json", "--layer", "t.2:conv2d"]) == 0
     document = json.loads(capsys.readouterr().out)
-    assert {row["layer"] for row in document["instructions"][0]} == {"2:conv2d"}
+    assert {row["layer"] for row in document["instructions"][0]} == {"t.2:conv2d"}
     assert run_cli(["inspect", "n.tw", "--vta", "--layer", "none"]) == 5
     assert run_cli(["inspect", "n.tw", "--layer", "none"]) == 2
     assert run_cli(["report", "n.tw"]) == 0
@@ -181,6 +181,8 @@ def test_ones_own_configuration(tmp_path: Path) -> None:
         source.replace('name = "vta/pynq"', 'name = "vta/mine"')
         .replace("log_block = 4", "log_block = 3")
         .replace("log_wgt_buff_size = 18", "log_wgt_buff_size = 16")
+        .replace("log_inp_buff_size = 15", "log_inp_buff_size = 13")
+        .replace("log_acc_buff_size = 17", "log_acc_buff_size = 15")
     )
     made = on_vta(mine)
     assert made.vta is not None
@@ -212,6 +214,14 @@ def test_a_device_that_does_not_answer(bundle: Bundle, tmp_path: Path) -> None:
         load(path, device=SimulatedDriver(VtaConfig(inp_buffer_bytes=1 << 14)))(images(1)[0])
     with pytest.raises(DeviceError, match="cannot be"):
         load(path, device="pynq")(images(1)[0])
+
+
+def test_the_host_part_is_compiled_for_the_board() -> None:
+    made = on_vta("vta/ultra96", host="board")
+    assert made.manifest.platform.machine == "aarch64"
+    assert made.manifest.golden_source == "reference"
+    assert made.vta is not None
+    assert made.vta.regions
 
 
 def test_a_truncated_program_is_noticed(bundle: Bundle, tmp_path: Path) -> None:
