@@ -174,6 +174,7 @@ def test_the_command_line(
     assert run_cli([*arguments, "--calibration", "x.npy", "--quantize", "int8"]) == 5
 
 
+@pytest.mark.slow
 def test_ones_own_configuration(tmp_path: Path) -> None:
     source = (Path(__file__).parents[2] / "targets/data/vta/pynq.toml").read_text()
     mine = tmp_path / "mine.toml"
@@ -216,6 +217,7 @@ def test_a_device_that_does_not_answer(bundle: Bundle, tmp_path: Path) -> None:
         load(path, device="pynq")(images(1)[0])
 
 
+@pytest.mark.slow
 def test_the_host_part_is_compiled_for_the_board() -> None:
     made = on_vta("vta/ultra96", host="board")
     assert made.manifest.platform.machine == "aarch64"
