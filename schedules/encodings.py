@@ -14,10 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from schedules.workload import Extent, Workload
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,30 +105,6 @@ class Encoding:
 PLAIN = Encoding()
 
 
-def encoding_of(workload: Workload) -> Encoding:
-    """The encoding of a workload's weight."""
-    return Encoding.parse(workload.weight_encoding)
-
-
-def weight_operands(workload: Workload) -> tuple[tuple[tuple[Extent, ...], str], ...]:
-    """Shape and dtype of each operand that the weight consists of, in the plain layout.
-
-    Empty for a workload without a weight.
-    """
-    if not workload.weight:
-        return ()
-    first = (workload.weight, workload.dtypes[1])
-    encoding = encoding_of(workload)
-    if encoding.name == "codebook":
-        return first, ((int(workload.attributes["codebooks"]), ENTRIES), ENTRY_DTYPE)
-    if encoding.group:
-        shape = list(workload.weight)
-        axis = 0 if workload.operator == "dense" else 1
-        shape[axis] = int(shape[axis]) // encoding.group
-        return first, (tuple(shape), SCALE_DTYPE)
-    return (first,)
-
-
 __all__ = [
     "ENTRIES",
     "ENTRY_DTYPE",
@@ -141,6 +113,4 @@ __all__ = [
     "SCALE_DTYPE",
     "Encoding",
     "Packing",
-    "encoding_of",
-    "weight_operands",
 ]

@@ -149,9 +149,7 @@ def calibrate(
         work.smoothings,
         work.turned,
     )
-    return Calibration(
-        plan, work.count, len(work.probes), tuple(work.notes), tuple(work.probes)
-    )
+    return Calibration(plan, work.count, len(work.probes), tuple(work.notes), tuple(work.probes))
 
 
 @dataclass(slots=True)

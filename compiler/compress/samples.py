@@ -145,7 +145,7 @@ def _split(
         yield tuple(a[i * w[0] : (i + 1) * w[0]] for a, w in zip(arrays, wanted, strict=True))
 
 
-def open_calibration(path: Path, **images: Any) -> Iterable[Any]:
+def open_calibration(path: Path, **images: Any) -> Any:
     """Samples out of files, for the command line.
 
     Args:

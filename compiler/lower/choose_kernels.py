@@ -18,10 +18,10 @@ from compiler.lower.parameters import ParameterTable, value_of
 from schedules.cpu import templates
 from schedules.cpu.annotations import WORKLOAD
 from schedules.cpu.compute.canonical import placeholders
-from schedules.encodings import weight_operands
 from schedules.selection import Selection, Selector
 from schedules.space import Choice
 from schedules.tvm_adapter import IRModule, relax, te, tirx
+from schedules.weights import weight_operands
 from schedules.workload import Workload
 from targets.spec import TargetSpec
 

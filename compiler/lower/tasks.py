@@ -23,7 +23,6 @@ from compiler.stages import Imported, StageLog
 from schedules.cpu import templates
 from schedules.cpu.annotations import IS_SCHEDULED
 from schedules.cpu.default import schedule_function
-from schedules.encodings import encoding_of, weight_operands
 from schedules.space import Choice
 from schedules.tvm_adapter import (
     IRModule,
@@ -35,6 +34,7 @@ from schedules.tvm_adapter import (
     tirx,
 )
 from schedules.tvm_adapter import target as tvm_target
+from schedules.weights import encoding_of, weight_operands
 from schedules.workload import Workload
 from targets.spec import TargetSpec
 

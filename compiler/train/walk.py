@@ -10,21 +10,18 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 
 from compiler.compress import reference
 from compiler.compress.apply import MOVES, TABLES, clip_limits
-from compiler.compress.plan import FLOATS, OperatorPlan
-from compiler.compress.sites import Site
+from compiler.compress.plan import FLOATS, CompressionPlan, OperatorPlan
+from compiler.compress.sites import PlainGraph, Site
 from compiler.train.constants import Norm, along, guarded
 from compiler.train.operators import DIFFERENTIABLE, evaluate
 from compiler.train.steps import ActivationStep
 from schedules.tvm_adapter import GenericConst, relax
-
-if TYPE_CHECKING:
-    from compiler.train.module import FakeQuantized
 
 _CONVOLUTIONS = ("nn.conv1d", "nn.conv2d")
 _AVERAGES = ("mean", "nn.avg_pool2d", "nn.adaptive_avg_pool2d")
@@ -55,6 +52,50 @@ class Epilogue:
     high: float
 
 
+class Trained(Protocol):
+    """What a walk asks of the module that is trained; `FakeQuantized` says what each is."""
+
+    plan: CompressionPlan
+
+    @property
+    def graph(self) -> PlainGraph:
+        """The plain graph."""
+
+    @property
+    def absorbed(self) -> Any:
+        """Names of the operators that others compute as their epilogue."""
+
+    @property
+    def constants(self) -> Any:
+        """The graph's constants, as they are trained."""
+
+    @property
+    def sites(self) -> Any:
+        """The operators by name."""
+
+    @property
+    def starting(self) -> bool:
+        """Whether scales of signs are still to be found."""
+
+    def step(self, name: str) -> ActivationStep:
+        """Of a stored tensor."""
+
+    def sign_step(self, name: str) -> Any:
+        """Of an operator's activations of one bit."""
+
+    def weight_step(self, name: str) -> Any:
+        """Of an operator's integer weight."""
+
+    def encoded(self, name: str) -> Any:
+        """An operator's compressed weight."""
+
+    def real_weight(self, name: str, dtype: torch.dtype = ...) -> torch.Tensor:
+        """An operator's weight, equalized."""
+
+    def live(self, norm: Norm) -> bool:
+        """Whether a normalization takes its statistics from the batch."""
+
+
 class Walk(ABC):
     """Runs the graph once.
 
@@ -67,7 +108,7 @@ class Walk(ABC):
     #: Of weights and biases.
     dtype = torch.float32
 
-    def __init__(self, model: FakeQuantized) -> None:
+    def __init__(self, model: Trained) -> None:
         self.model, self.plan, self.graph = model, model.plan, model.graph
         self.real: dict[str, Any] = {}
         self.stored: dict[str, Any] = {}

@@ -21,10 +21,10 @@ from compiler.stages import Imported, StageLog, TensorSpec
 from schedules.cpu import templates
 from schedules.cpu.compute.canonical import canonical, placeholders
 from schedules.cpu.default import schedule_function
-from schedules.encodings import encoding_of, weight_operands
 from schedules.space import Choice
 from schedules.tvm_adapter import IRModule, relax, te, tvm
 from schedules.tvm_adapter import target as tvm_target
+from schedules.weights import encoding_of, weight_operands
 from schedules.workload import Workload
 from targets import TargetSpec, get_target, missing_features
 

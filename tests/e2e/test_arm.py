@@ -91,8 +91,6 @@ def test_int8_gives_the_bits_of_x86(model, target: str, cpu: str, tmp_path: Path
 def test_code_for_newer_cores_stops_on_older_ones(model, tmp_path: Path) -> None:
     """What gates features is the processor that was compiled for."""
     net, inputs = model
-    bundle = compiler.compile(
-        net, "arm/rpi5", example_inputs=inputs, measure=False, name="small"
-    )
+    bundle = compiler.compile(net, "arm/rpi5", example_inputs=inputs, measure=False, name="small")
     folder = write_deployment(bundle, tmp_path / "small").path
     assert emulate(folder, "cortex-a76", "--selftest").returncode == 0

@@ -367,7 +367,6 @@ class Maker:
 
         return Case(f"concat {dtype}{shapes}", tuple((s, dtype) for s in shapes), emit)
 
-
     # Rows
 
     def _row(self) -> tuple[int, ...]:
@@ -421,9 +420,7 @@ class Maker:
         """Scores with a mask, their exponentials, and the product with the values."""
         pick = self.source
         batch, length, width = pick.randint(1, 3), pick.choice([4, 16, 33]), pick.choice([4, 32])
-        numbers = dict(
-            zip(("factor", "shift", "limit"), rows.exponent_numbers(0.002), strict=True)
-        )
+        numbers = dict(zip(("factor", "shift", "limit"), rows.exponent_numbers(0.002), strict=True))
         mask = {
             "zero_a": 0, "factor_a": 1, "zero_b": 0, "factor_b": 1, "shift": 0, "zero_point": 0,
             "low": -(2**15), "high": 2**15 - 1, "dtype": "int16",

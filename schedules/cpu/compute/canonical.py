@@ -13,8 +13,8 @@ from schedules.cpu.compute import signs
 from schedules.cpu.compute.encoded import element
 from schedules.cpu.compute.packed import ConvGeometry, multiply, pad_spatial
 from schedules.cpu.compute.window import pool2d
-from schedules.encodings import weight_operands
 from schedules.tvm_adapter import te, tirx
+from schedules.weights import weight_operands
 from schedules.workload import Extent, Workload
 
 

@@ -16,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from schedules.cpu.annotations import STEP
-from schedules.encodings import PACKINGS, PLAIN, Encoding, Packing, encoding_of
+from schedules.encodings import PACKINGS, PLAIN, Encoding, Packing
 from schedules.tvm_adapter import register_lowering, register_operator, te, tirx
+from schedules.weights import encoding_of
 from schedules.workload import Workload
 from targets.spec import TargetSpec
 

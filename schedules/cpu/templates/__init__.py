@@ -16,8 +16,8 @@ from schedules.cpu.templates.winograd import (
     L3_BYTES_PER_CYCLE,
     Winograd,
 )
-from schedules.encodings import encoding_of
 from schedules.space import Choice, Space, Template
+from schedules.weights import encoding_of
 from schedules.workload import Extent, Workload
 from targets.spec import TargetSpec
 

@@ -16,8 +16,9 @@ from schedules.cpu.compute.encoded import Form, pack_codes, table_vectors
 from schedules.cpu.intrinsics.select import dot_group, dot_intrinsic, dot_lanes
 from schedules.cpu.intrinsics.vnni import has_vpdpbusd
 from schedules.cpu.tiling import RankedTile, RegisterTile, rank_register_tiles
-from schedules.encodings import PACKINGS, encoding_of, weight_operands
+from schedules.encodings import PACKINGS
 from schedules.space import Choice, Decision, Space
+from schedules.weights import encoding_of, weight_operands
 from schedules.workload import Extent, Workload
 from targets.spec import TargetSpec
 
