@@ -57,10 +57,17 @@ def check(bundle, module, shape):
         assert np.array_equal(bundle(value), want, equal_nan=True)
 
 
-@pytest.mark.parametrize("target", ["x86", "x86/generic-avx2"])
+@pytest.mark.parametrize(
+    "target", ["x86", pytest.param("x86/generic-avx2", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize(
     ("channels", "size", "stride", "padding"),
-    [(3, (9, 20), 2, 1), (1, (5, 17), 1, 2), (4, (6, 16), 1, 0), (2, (7, 5), 1, 1)],
+    [
+        (3, (9, 20), 2, 1),
+        pytest.param(1, (5, 17), 1, 2, marks=pytest.mark.slow),
+        pytest.param(4, (6, 16), 1, 0, marks=pytest.mark.slow),
+        (2, (7, 5), 1, 1),
+    ],
 )
 def test_images(channels, size, stride, padding, target):
     module = nn.Sequential(
