@@ -74,10 +74,12 @@ def test_the_plan(plan: CompressionPlan) -> None:
     assert CompressionPlan.from_json(plan.to_json()) == plan
 
 
-@pytest.mark.parametrize("target", ["x86", "x86/generic-avx2"])
+@pytest.mark.parametrize(
+    "target", ["x86", pytest.param("x86/generic-avx2", marks=pytest.mark.slow)]
+)
 def test_bits(encoder: tuple[Imported, nn.Module], plan: CompressionPlan, target: str) -> None:
     imported, net = encoder
-    for given in samples(3)[1:]:
+    for given in samples(2)[1:]:
         wanted = reference(imported, plan, list(given))
         assert bits(compiled(imported, plan, list(given), target)) == bits(wanted)
         with torch.no_grad():
@@ -85,6 +87,7 @@ def test_bits(encoder: tuple[Imported, nn.Module], plan: CompressionPlan, target
         assert np.abs(wanted[0] - real).max() < 0.1 * np.abs(real).max()
 
 
+@pytest.mark.slow
 def test_powers_of_two(encoder: tuple[Imported, nn.Module]) -> None:
     imported, _ = encoder
     recipe = Quantize(weights="int8/tensor", power_of_two=True)
