@@ -106,6 +106,12 @@ class Exact(Walk):
     def _weight(self, site: Site, operator: OperatorPlan) -> tuple[torch.Tensor, Any]:
         """Whole numbers in double precision, and scales."""
         step = self.model.weight_step(site.name)
+        if step.dtype == "float32":
+            raise TrainingError(
+                "its weight is not rounded in this stage, so there are no integers of it",
+                where=site.name,
+                hint="end progressive training with raise_weights('binary') first",
+            )
         real = self.model.real_weight(site.name, torch.float64).float().double()
         real = self.equalized(site, real, step.plan.axis)
         integers, scales = step.stored(real.detach().numpy())

@@ -33,7 +33,8 @@ class Epoch:
     Attributes:
         number: Counted from 1.
         loss: Mean over its batches.
-        metric: The user's metric in inference mode; None without one.
+        metric: The user's metric in inference mode; None without one, and for stages of
+            progressive training whose weights are float32.
         seconds: It took.
         stage: Finest weights of the epoch, in progressive training; empty otherwise.
     """
@@ -227,7 +228,8 @@ class _Trainer:
                 "first",
             )
         value = None
-        if self.metric is not None:
+        # Weights that are not rounded yet have no integer form to take a metric of.
+        if self.metric is not None and stage != "float32":
             value = self._metric()
         row = Epoch(number + 1, total / count, value, perf_counter() - start, stage)
         self.result.epochs.append(row)

@@ -115,6 +115,9 @@ def trained(
     for name, word in RECIPES:
         if (network and name != network) or (words and word not in words):
             continue
+        if not (WEIGHTS / f"{name}-{word}.plan.json").is_file():
+            click.echo(f"{name} {word}: not trained yet (python -m tools.accuracy qat)", err=True)
+            continue
         rows.append({"network": name, "recipe": word, **_trained(name, word, data)})
         click.echo(json.dumps(rows[-1]))
     if json_path is not None:

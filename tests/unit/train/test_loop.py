@@ -109,6 +109,13 @@ def test_interruption_keeps_the_best_so_far(plan: Any) -> None:
         assert _accuracy(qat) == result.epochs[0].metric
 
 
+def test_a_stage_of_float32_weights_has_no_metric(plan: Any) -> None:
+    options = Options(epochs=2, progressive=("float32",))
+    result = fine_tune(_prepare(plan), _batches, LOSS, options, evaluate=_accuracy)
+    assert [(e.stage, e.metric is None) for e in result.epochs] == [("float32", True), ("", False)]
+    assert result.best == 2
+
+
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 def test_mixed_precision_and_optimizers(plan: Any, optimizer: str) -> None:
     qat = _prepare(plan)

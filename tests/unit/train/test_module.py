@@ -249,6 +249,8 @@ def test_progressive_precision(model: nn.Module) -> None:
 
     qat.raise_weights("float32")
     assert values() == 72
+    with qat.integers(), pytest.raises(TrainingError, match="not rounded in this stage"):
+        qat(_data(4, 1))
     qat.raise_weights("int4")
     assert 3 < values() <= 15
     with pytest.raises(TrainingError, match="still int4"):
