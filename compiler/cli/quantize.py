@@ -23,7 +23,7 @@ _META = "tilewright.quantize"
 #: Options that are `Quantize`'s own attributes.
 _RECIPE = frozenset(
     {"power_of_two", "equalize", "smooth", "rounding", "ends", "max_drop", "max_evaluations",
-     "resume"}
+     "journal"}
 )  # fmt: skip
 _Function = TypeVar("_Function", bound="Callable[..., Any]")
 
@@ -98,7 +98,7 @@ _RECIPE_OPTIONS = (
         metavar="COUNT", help="Models to compile and judge for --max-drop at most; 16 by default.",
     ),
     click.option(
-        "--resume", type=click.Path(dir_okay=False, path_type=Path), callback=_remember,
+        "--journal", type=click.Path(dir_okay=False, path_type=Path), callback=_remember,
         expose_value=False, metavar="FILE",
         help="Keep what --max-drop has judged in this file, and go on from it.",
     ),
@@ -158,7 +158,11 @@ def read_recipe(
         raise click.UsageError(f"{given} belongs to --quantize with a recipe")
     if keep and not isinstance(recipe, Quantize):
         raise click.UsageError("--keep belongs to --quantize with a recipe, such as int8")
-    return replace(recipe, keep=keep, **options) if isinstance(recipe, Quantize) else recipe
+    if not isinstance(recipe, Quantize):
+        return recipe
+    if "journal" in options:  # not --resume, which `tune` has for records
+        options["resume"] = options.pop("journal")
+    return replace(recipe, keep=keep, **options)
 
 
 evaluate_option = click.option(

@@ -205,7 +205,7 @@ def test_a_bad_model_or_input(
 def test_bad_targets_and_threads(model: nn.Module, image: torch.Tensor, tmp_path: Path) -> None:
     for target, kind, says in (
         ("x86/sapphirerapid", UnknownTargetError, "x86/sapphirerapids"),
-        ("arm/rpi4", TargetNotAvailableError, "described only"),
+        ("cuda/sm_80", TargetNotAvailableError, "described only"),
         (tmp_path / "none.toml", TargetError, "none.toml"),
     ):
         with pytest.raises(kind, match=says):

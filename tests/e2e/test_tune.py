@@ -274,7 +274,7 @@ def test_from_the_shell(
         (["tune", "x.py:f", "--tracker", "nowhere", "--device", "rpi5"], 2, "tracker must be"),
         (["tune", "x.py:f", "--records", "file"], 7, "this is a file"),
         (["tune", "x.py:f", "--records", "/proc/r"], 7, "keep tuning records there"),
-        (["tune", "x.py:f", "--target", "arm/rpi4"], 3, "not available"),
+        (["tune", "x.py:f", "--target", "cuda/sm_80"], 3, "not available"),
         (["tune", "x.py:f", "--target", "x86/sapphirerapids"], 3, "it lacks"),
         (["tune", "x.py:f", "--threads", "2"], 5, "one thread"),
         (["tune", "none.py:f", "--trials", "2", "--records", "r"], 4, "none.py"),

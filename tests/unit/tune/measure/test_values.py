@@ -20,6 +20,7 @@ class Argument:
     shape: tuple[int, ...]
     dtype: str
     role: str
+    codes: tuple[int, ...] = ()
 
 
 def test_equal_outputs_have_no_error():
