@@ -53,7 +53,7 @@ RECIPES: Mapping[tuple[str, str], Recipe] = {
     ),
     ("fashion-resnet", "binary"): Recipe(
         "binary", ("ends", *_SHORTCUTS),
-        Options(epochs=5, learning_rate=3e-3, seed=SEED, freeze_norms=0.25),
+        Options(epochs=12, learning_rate=3e-3, seed=SEED, freeze_norms=0.25),
     ),
     ("fashion-mobilenet", "w4a8"): Recipe(
         "w4a8", ("ends",), Options(epochs=2, learning_rate=3e-4, seed=SEED), share=0.5
