@@ -42,6 +42,8 @@ class Recipe:
 
 
 _SHORTCUTS = ("blocks.1.shortcut", "blocks.2.shortcut")
+#: What goes down to few channels, behind which nothing clips, loses most by signs.
+_PROJECTIONS = (*(f"blocks.{i}.down" for i in range(4)), "last")
 
 #: By network and word.
 RECIPES: Mapping[tuple[str, str], Recipe] = {
@@ -62,8 +64,8 @@ RECIPES: Mapping[tuple[str, str], Recipe] = {
         "ternary", ("ends",), Options(epochs=4, learning_rate=1e-3, seed=SEED), share=0.5
     ),
     ("fashion-mobilenet", "binary"): Recipe(
-        "binary", ("ends",),
-        Options(epochs=12, learning_rate=2e-3, seed=SEED, freeze_norms=0.17,
+        "binary", ("ends", *_PROJECTIONS),
+        Options(epochs=8, learning_rate=2e-3, seed=SEED, freeze_norms=0.17,
                 progressive=("float32",)), share=0.6,
     ),
 }  # fmt: skip
