@@ -99,7 +99,7 @@ class Maker:
         size = min(room, self.source.choice([0, 1 << 10, 1 << 20, room]))
         bias = self.numpy.integers(-size, size + 1, channels).astype(np.int32)
         bias[0] = -size
-        largest = int(reference.sum_bound(weight, bias, axis, dtype).max())
+        largest = max(1, int(reference.sum_bound(weight, bias, axis, dtype).max()))
         constant = self.table.constant(bias.reshape(shape), "bias")
         form = self.source.choice(["multiplier", "multiplier", "shift", "float"])
         result = self._bounds(self.source.choice(DTYPES))
@@ -228,7 +228,7 @@ class Maker:
         batch = pick.choice([(1,), (3,), (2, 3)])
         m, k, n = pick.randint(1, 20), pick.choice([1, 4, 5, 32, 64]), pick.choice([1, 7, 16, 49])
         transpose = pick.random() < 0.5
-        stand_in = np.full((k, 1), 127, np.int8)  # for the bound of the sums
+        stand_in = np.full((k, 1), -128, np.int8)  # for the bound of the sums
         finish, form = self._requantize(None, stand_in, 1, 1, dtype)
         right = (*batch, n, k) if transpose else (*batch, k, n)
 
