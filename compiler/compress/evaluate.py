@@ -8,16 +8,17 @@ pipeline, so that whatever imports can be calibrated. A tensor is freed after it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 
+from compiler.compress.alone import compile_alone
 from compiler.compress.apply import clip_limits
-from compiler.compress.sites import PlainGraph, Site, operands
-from schedules.tvm_adapter import GenericConst, IRModule, relax, tvm
+from compiler.compress.sites import PlainGraph, Site
+from schedules.tvm_adapter import GenericConst, relax
 
 Value = Any  # a tensor, or a tuple of them
 Evaluate = Callable[[Any, list[Value]], Value]
@@ -280,42 +281,19 @@ class Evaluator:
         """One operator as a compiled function of the tensors that it reads."""
         if site.name in self._compiled:
             return self._compiled[site.name]
-        variables = list(operands(site.value))
-        parameters = [relax.Var(f"a{i}", v.ty) for i, v in enumerate(variables)]
-        builder = relax.BlockBuilder()
-        with builder.function("main", params=parameters):
-            with builder.dataflow():
-                call = _replaced(site.value, iter(parameters))
-                result = builder.emit_output(builder.normalize(call))
-            builder.emit_func_output(result)
-        module: IRModule = builder.get()
-        machine = relax.VirtualMachine(tvm.compile(module, target="llvm"), tvm.cpu())
+        function = compile_alone(site.value)
 
         def run(*values: torch.Tensor) -> Value:
-            # TVM takes no tensors of inference mode, which NumPy's views are not.
-            arrays = [tvm.runtime.tensor(np.ascontiguousarray(v.numpy())) for v in values]
-            return _to_torch(machine["main"](*arrays))
+            return _to_torch(function(*(v.numpy() for v in values)))
 
         self._compiled[site.name] = run
         return run
 
 
-def _replaced(expr: Any, parameters: Iterator[Any]) -> Any:
-    """A call whose variables, in order of reading, are others."""
-    if isinstance(expr, relax.Var):
-        return next(parameters)
-    if isinstance(expr, relax.Tuple):
-        return relax.Tuple([_replaced(field, parameters) for field in expr.fields])
-    if isinstance(expr, relax.Call):
-        arguments = [_replaced(a, parameters) for a in expr.args]
-        return relax.Call(expr.op, arguments, expr.attrs, expr.ty_args)
-    return expr
-
-
 def _to_torch(value: Any) -> Value:
-    if hasattr(value, "numpy"):
-        return torch.from_numpy(np.array(value.numpy()))
-    return tuple(_to_torch(part) for part in value)
+    if isinstance(value, tuple):
+        return tuple(_to_torch(part) for part in value)
+    return torch.from_numpy(value)
 
 
 __all__ = ["EVALUATORS", "Evaluator"]

@@ -1,8 +1,9 @@
 """Runs a Relax graph in NumPy, operator by operator: the reference of whole integer networks.
 
 Integer operators compute exactly what `compiler.compress.reference` says. Operators of
-float32 are computed in double precision and rounded, which another implementation need not
-equal bit for bit; a graph is comparable bit by bit where float32 stands at its borders only.
+float32 are computed in double precision and rounded, or compiled by themselves, which another
+implementation need not equal bit for bit; a graph is comparable bit by bit where float32 stands
+at its borders only.
 """
 
 from __future__ import annotations
@@ -14,15 +15,17 @@ import numpy as np
 import numpy.typing as npt
 
 from compiler.compress import dynamic, low_bits, reference, rows, weight_codes
+from compiler.compress.alone import compile_alone
 from compiler.compress.apply import TABLES
 from compiler.compress.operators import PREFIX, attributes_of
+from compiler.compress.sites import operands as variables_of
 from compiler.compress.sites import operator_name
-from compiler.errors import PlanError
 from schedules.tvm_adapter import GenericConst, IRModule, relax, tirx
 
 Array = npt.NDArray[Any]
 #: Where the integer operators are defined, each in one of them.
 REFERENCES = (reference, low_bits, rows, dynamic, weight_codes)
+#: Computes a call of its operands; NotImplemented for a form that it does not know.
 Evaluate = Callable[[Any, list[Any]], Any]
 #: Called with the name of each variable and its value.
 Observer = Callable[[str, Any], None]
@@ -38,9 +41,6 @@ def interpret(
             `compiler.compress.apply.apply_plan` returns.
         inputs: One array for each of its parameters.
         observe: Sees each intermediate value.
-
-    Raises:
-        PlanError: An operator of the graph is not known here.
     """
     main = module["main"]
     values: dict[Any, Any] = dict(zip(main.params, inputs, strict=True))
@@ -71,9 +71,11 @@ def _evaluate(expr: Any, values: Mapping[Any, Any]) -> Any:
             short = name.removeprefix(PREFIX)
             function = next(f for m in REFERENCES if (f := getattr(m, short, None)) is not None)
             return function(*operands, **attributes_of(expr))
-        if name in EVALUATORS:
-            return EVALUATORS[name](expr, operands)
-        raise PlanError(f"the reference does not know {name}", where=name)
+        value = EVALUATORS[name](expr, operands) if name in EVALUATORS else NotImplemented
+        if value is not NotImplemented:
+            return value
+        # Relax's own operators on float32 are no part of the recipe.
+        return compile_alone(expr)(*(values[v] for v in variables_of(expr)))
     return _number(expr)
 
 
@@ -155,7 +157,7 @@ def _avg_pool(call: Any, operands: list[Any]) -> Array:
     padding = [int(v) for v in a.padding]
     padding = padding * 4 if len(padding) == 1 else padding * 2 if len(padding) == 2 else padding
     if a.ceil_mode or (any(padding) and not a.count_include_pad):
-        raise PlanError("the reference averages over equal windows only", where="nn.avg_pool2d")
+        return NotImplemented
     pair = [[int(v) for v in values] for values in (a.pool_size, a.strides, a.dilation)]
     kernel, strides, dilation = (v * 2 if len(v) == 1 else v for v in pair)
     channels = data.shape[1]
@@ -176,7 +178,7 @@ def _strided_slice(_call: Any, operands: list[Any]) -> Array:
     for i, axis in enumerate(axes):
         begin, end, step = int(begins[i]), int(ends[i]), int(steps[0][i]) if steps else 1
         if step < 1:
-            raise PlanError("the reference slices forwards only", where="strided_slice")
+            return NotImplemented
         index[int(axis)] = slice(begin, end, step)
     return np.asarray(data[tuple(index)])
 
@@ -195,7 +197,7 @@ def _resize(call: Any, operands: list[Any]) -> Array:
         f * have == int(s) for f, have, s in zip(factors, data.shape[2:], size, strict=True)
     )
     if str(call.attrs.method) != "nearest_neighbor" or not exact:
-        raise PlanError("the reference resizes by whole factors only", where="image.resize2d")
+        return NotImplemented
     return np.asarray(data.repeat(factors[0], 2).repeat(factors[1], 3))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -59,14 +60,22 @@ def imported() -> Imported:
     return import_model(seeded(Net()), (SAMPLES[0],), log=StageLog())
 
 
-def plan_of(imported: Imported, recipe: Quantize) -> CompressionPlan:
+def plan_of(
+    imported: Imported, recipe: Quantize, samples: Sequence[torch.Tensor] = SAMPLES
+) -> CompressionPlan:
     module, state = plain_module(imported, runnable("x86"))
     graph = plain_graph(module, state.table.name_of)
-    samples = [(s.numpy(),) for s in SAMPLES]
-    return calibrate(graph, ModelIdentity("net", "", ""), samples, recipe).plan
+    arrays = [(s.numpy(),) for s in samples]
+    return calibrate(graph, ModelIdentity("net", "", ""), arrays, recipe).plan
 
 
-def outputs(imported: Imported, plan: CompressionPlan, target: str, workdir) -> list[np.ndarray]:
+def outputs(
+    imported: Imported,
+    plan: CompressionPlan,
+    target: str,
+    workdir,
+    samples: Sequence[torch.Tensor] = SAMPLES,
+) -> list[np.ndarray]:
     """What the network gives, once it is found to be the reference's, and once compiled."""
     spec = runnable(target)
     module, state = plain_module(imported, spec)
@@ -75,7 +84,7 @@ def outputs(imported: Imported, plan: CompressionPlan, target: str, workdir) -> 
     built = build(lower(imported, spec, log, plan=plan), spec, log, workdir)
     executor = Executor(built.library, built.inputs, built.outputs, built.parameters)
     found = []
-    for sample in SAMPLES:
+    for sample in samples:
         wanted = np.asarray(interpret(integers, [sample.numpy()]))
         given = executor.run(sample.numpy())
         given = np.asarray(given[0] if isinstance(given, (tuple, list)) else given)
@@ -161,3 +170,30 @@ class TestPlans:
         module, state = plain_module(imported, runnable("x86"))
         with pytest.raises(PlanError, match="2 scales for 20 channels"):
             apply_plan(module, state.table, plan.with_operator("conv:conv2d", weight=weight))
+
+
+class Encoder(nn.Module):
+    """A transformer's layer, whose residual paths have 16 bits, and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Linear(16, 32)
+        self.layer = nn.TransformerEncoderLayer(
+            32, 4, 48, dropout=0.0, activation="gelu", batch_first=True
+        )
+        self.head = nn.Linear(32, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.layer(self.embed(x)).mean(1))
+
+
+@pytest.mark.parametrize("word", ["binary", "ternary"])
+def test_a_transformer_on_few_bits(word: str, tmp_path) -> None:
+    samples = [torch.randn(1, 6, 16, generator=torch.Generator().manual_seed(i)) for i in range(4)]
+    net = import_model(seeded(Encoder()), (samples[0],), log=StageLog())
+    recipe = Quantize.parse(word)
+    assert isinstance(recipe, Quantize)
+    plan = plan_of(net, recipe, samples)
+    dtypes = [o.weight.dtype for o in plan.operators.values() if o.weight is not None]
+    assert dtypes.count(recipe.weight_form.dtype) >= 4
+    outputs(net, plan, "x86", tmp_path, samples)

@@ -42,6 +42,23 @@ class Small(torch.nn.Module):
         return self.dense(hidden.mean((2, 3)))
 
 
+class Words(torch.nn.Module):
+    """A transformer's layer between operators that stay float32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = torch.nn.Embedding(50, 32)
+        self.layer = torch.nn.TransformerEncoderLayer(
+            32, 4, 64, dropout=0.0, activation="gelu", batch_first=True
+        )
+        self.norm = torch.nn.GroupNorm(4, 32)
+        self.head = torch.nn.Linear(32, 5)
+
+    def forward(self, words: torch.Tensor) -> torch.Tensor:
+        hidden = self.norm(self.layer(self.embed(words)).mean(1))
+        return torch.softmax(self.head(hidden), -1)
+
+
 def emulate(folder: Path, cpu: str, *words: str) -> subprocess.CompletedProcess[str]:
     command = [QEMU or "", "-cpu", cpu, "-L", str(ROOT), str(folder / "run"), str(folder), *words]
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
@@ -94,3 +111,20 @@ def test_code_for_newer_cores_stops_on_older_ones(model, tmp_path: Path) -> None
     bundle = compiler.compile(net, "arm/rpi5", example_inputs=inputs, measure=False, name="small")
     folder = write_deployment(bundle, tmp_path / "small").path
     assert emulate(folder, "cortex-a76", "--selftest").returncode == 0
+
+
+@pytest.mark.parametrize("recipe", ["int8", "int8-dynamic", "int4-weights", "codebook-weights"])
+def test_parts_in_float_are_compared_within_a_tolerance(recipe: str, tmp_path: Path) -> None:
+    """Their last digits are the target's own, so that bits cannot be those of the reference."""
+    torch.manual_seed(0)
+    net, words = Words().eval(), torch.randint(0, 50, (1, 12))
+    samples = [(torch.randint(0, 50, (1, 12)),) for _ in range(8)] if recipe == "int8" else None
+    bundle = compiler.compile(
+        net, "arm/rpi4", example_inputs=(words,), measure=False, name="words", quantize=recipe,
+        calibration=samples,
+    )  # fmt: skip
+    assert bundle.manifest.golden_source == "reference"
+    folder = write_deployment(bundle, tmp_path / "words").path
+    done = emulate(folder, "cortex-a72", "--selftest", "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads(done.stdout)["selftest"]["error"] < 0.02

@@ -12,7 +12,7 @@ from compiler.compress import low_bits, reference
 from compiler.compress.apply.facts import symmetric
 from compiler.compress.apply.quantizer import Handler, Quantizer
 from compiler.compress.operators import call
-from compiler.compress.plan import OperatorPlan
+from compiler.compress.plan import OperatorPlan, base
 from compiler.compress.sites import Site
 from schedules.tvm_adapter import relax
 
@@ -57,7 +57,7 @@ def matmul(q: Quantizer, site: Site, operator: OperatorPlan) -> Any:
     if stored.ndim != 2:
         raise q.error(site, "its weight is no matrix with output channels last")
     channels, _ = stored.shape
-    rank = len(q.variables[operator.inputs[0]].ty.shape.values)
+    rank = len(q.variables[base(operator.inputs[0])].ty.shape.values)
     sums = q.emit(
         call(
             "binary_matmul", q.signs(operator.inputs[0], rank - 1, operator.sign_threshold),

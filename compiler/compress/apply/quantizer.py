@@ -246,7 +246,7 @@ class Quantizer:
                     threshold, tensor.scale, tensor.zero_point, low, high
                 )
             else:
-                data, zero = self.wide(self.variables[name]), threshold
+                data, zero = self.wide(self.variables[base(name)]), threshold
             self.packed[key] = self.builder.emit(call("sign", data, zero_point=zero, axis=axis))
         return self.packed[key]
 
