@@ -88,7 +88,10 @@ def outputs(
         wanted = np.asarray(interpret(integers, [sample.numpy()]))
         given = executor.run(sample.numpy())
         given = np.asarray(given[0] if isinstance(given, (tuple, list)) else given)
-        assert given.tobytes() == np.ascontiguousarray(wanted).tobytes()
+        if all(o.precision in ("int8", "binary") for o in plan.operators.values()):
+            assert given.tobytes() == np.ascontiguousarray(wanted).tobytes()
+        else:  # what is float32 has last digits of its own
+            np.testing.assert_allclose(given, wanted, rtol=1e-5, atol=1e-6)
         found.append(given)
     return found
 

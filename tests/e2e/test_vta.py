@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from compiler import Bundle, compile, load
+from compiler import Bundle, Quantize, compile, load
 from compiler.cli.app import run_cli
 from compiler.errors import (
     BundleError,
@@ -51,6 +51,22 @@ class Net(nn.Module):
         x = self.stem(x)
         x = torch.relu(self.two(self.one(x)) + x)
         y: torch.Tensor = self.head(x.mean((2, 3)))
+        return y
+
+
+class Encoder(nn.Module):
+    """A transformer's layer: its attention and residual paths, of 16 bits, are the host's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Linear(16, 64)
+        self.layer = nn.TransformerEncoderLayer(
+            64, 4, 128, dropout=0.0, activation="gelu", batch_first=True
+        )
+        self.head = nn.Linear(64, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.head(self.layer(self.embed(x)).mean(1))
         return y
 
 
@@ -255,3 +271,15 @@ def test_what_vta_cannot_take(tmp_path: Path) -> None:
         load(plain.save(tmp_path / "plain.tw"), device="simulator")
     with pytest.raises(InputError, match="is a processor itself"):
         compile(make(), "x86", example_inputs=(images(1)[0],), host="x86")
+
+
+def test_a_transformer_has_the_bits_of_x86() -> None:
+    torch.manual_seed(0)
+    net = Encoder().eval()
+    samples = [(torch.randn(1, 12, 16),) for _ in range(8)]
+    given: dict[str, Any] = {"example_inputs": samples[0], "calibration": samples, "measure": False}
+    there = compile(net, "vta", **given)
+    here = compile(net, "x86", quantize=Quantize(power_of_two=True), **given)
+    assert there.vta is not None
+    assert sum(len(region.layers) for region in there.vta.regions) >= 1
+    assert there.manifest.golden_sha256 == here.manifest.golden_sha256

@@ -51,11 +51,16 @@ def require_shifts(plan: CompressionPlan, target: str) -> None:
     """Refuse a plan that VTA, which only shifts, cannot execute.
 
     Raises:
-        PlanError: Its scales are no powers of two, or its activations are not int8 without zero
-            points; the first one is named.
+        PlanError: Scales around its layers with weights are no powers of two, or their
+            activations are not signed without zero points; the first one is named. Others,
+            such as a softmax's results, and activations of 16 bits are the host's anyway.
     """
-    for name, tensor in plan.tensors.items():
-        if not (tensor.power_of_two and tensor.dtype == "int8" and tensor.zero_point == 0):
+    layers = [o for o in plan.operators.values() if o.precision == "int8" and o.weight is not None]
+    around = dict.fromkeys(name for o in layers for name in (*o.inputs, o.output))
+    for name in (n for n in around if n in plan.tensors):
+        tensor = plan.tensors[name]
+        signed = tensor.dtype in ("int8", "int16") and tensor.zero_point == 0
+        if not (tensor.power_of_two and signed):
             raise PlanError(
                 f"it is {tensor.dtype} with scale {tensor.scale:g} and zero point "
                 f"{tensor.zero_point}, and {target} computes on int8 without zero points, whose "
