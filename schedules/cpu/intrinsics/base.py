@@ -100,3 +100,52 @@ def register(intrinsic: DotIntrinsic, body: str, library: str = "") -> None:
         for text in (loops, Template(indented).substitute(fields))
     )
     s_tir.TensorIntrin.register(intrinsic.name, description, implementation, override=True)
+
+
+def every(dtype: str, number: int, count: int) -> str:
+    """TVMScript of a vector that holds one number `count` times."""
+    return f"T.broadcast(T.{dtype}({number}), {count})"
+
+
+def weight_bytes(count: int, packing: Packing | None, *, part: int = 0, row: int = 0) -> str:
+    """TVMScript of a vector of int8 weights: whole bytes, or one field of each of them.
+
+    Args:
+        count: How many.
+        packing: How weights of fewer bits lie in bytes; None where they have whole ones.
+        part: Which field.
+        row: Column of `B` that the first one is in.
+    """
+    if packing is None:
+        return f'B.vload([{row}, 0], dtype="int8x{count}")'
+    field = f'B.vload([{row}, 0], dtype="uint8x{count}")'
+    if part:
+        field = f"T.shift_right({field}, {every('uint8', part * packing.bits, count)})"
+    field = f"T.bitwise_and({field}, {every('uint8', packing.mask, count)})"
+    field = f'T.reinterpret("int8x{count}", {field})'
+    if packing.step != 1:
+        field = f"({field} * {every('int8', packing.step, count)})"
+    return f"({field} - {every('int8', packing.offset, count)})" if packing.offset else field
+
+
+def register_bytes(
+    instruction: str, lanes: int, left: str, packing: Packing | None, sums: str, variant: str = ""
+) -> DotIntrinsic:
+    """A dot product of four 8-bit activations with signed weights, made known to TVM.
+
+    Args:
+        instruction: What multiplies, as in assembly.
+        lanes: int32 accumulators of one call.
+        left: Dtype of the activations, ``uint8`` or ``int8``.
+        packing: How weights of fewer bits lie in bytes; None where they have whole ones.
+        sums: TVMScript of the accumulators' new values.
+        variant: Tells apart intrinsics of one instruction.
+    """
+    name = f"tilewright.{'u8s8' if left == 'uint8' else 's8s8'}.{instruction}{variant}"
+    dtypes = (left, "int8", "int32")
+    if packing is not None:
+        name += f".packed{packing.bits}.{packing.step}.{packing.offset}"
+        dtypes = (left, "uint8", "int32")
+    intrinsic = DotIntrinsic(name, lanes, 4, dtypes, instruction, packing)
+    register(intrinsic, f"C[T.ramp(0, 1, $lanes)] = {sums}")
+    return intrinsic

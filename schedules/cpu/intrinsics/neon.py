@@ -12,7 +12,7 @@ computes it once.
 
 from __future__ import annotations
 
-from schedules.cpu.intrinsics.base import DotIntrinsic, register
+from schedules.cpu.intrinsics.base import DotIntrinsic, every, register_bytes, weight_bytes
 from schedules.encodings import Packing
 from targets.spec import TargetSpec
 
@@ -55,22 +55,13 @@ def dot(spec: TargetSpec, left: str = "uint8", packing: Packing | None = None) -
             sums = _widening(sums, four, part, packing, shifted=shifted)
         else:
             kind = "uint8" if name == "usdot" else "int8"
-            weights = _weights(16, 0, part, packing)
+            weights = weight_bytes(16, packing, part=part)
             activations = f'T.reinterpret("{kind}x16", T.broadcast({four}, 4))'
             sums = _call("int32x4", name, sums, activations, weights)
             if shifted:  # twice 64, since 128 is no signed byte
-                half = _call(
-                    "int32x4", name, _every("int32", 0, 4), _every("int8", 64, 16), weights
-                )
-                sums = f"({sums} + T.shift_left({half}, {_every('int32', 1, 4)}))"
-    label = f"tilewright.{'u8s8' if left == 'uint8' else 's8s8'}.{name}"
-    dtypes = (left, "int8", "int32")
-    if packing is not None:
-        label += f".packed{packing.bits}.{packing.step}.{packing.offset}"
-        dtypes = (left, "uint8", "int32")
-    intrinsic = DotIntrinsic(label, LANES, 4, dtypes, name, packing)
-    register(intrinsic, f"C[T.ramp(0, 1, {LANES})] = {sums}")
-    return intrinsic
+                half = _call("int32x4", name, every("int32", 0, 4), every("int8", 64, 16), weights)
+                sums = f"({sums} + T.shift_left({half}, {every('int32', 1, 4)}))"
+    return register_bytes(name, LANES, left, packing, sums)
 
 
 def _widening(sums: str, four: str, part: int, packing: Packing | None, *, shifted: bool) -> str:
@@ -78,34 +69,16 @@ def _widening(sums: str, four: str, part: int, packing: Packing | None, *, shift
     activations = f'T.reinterpret("int8x8", T.broadcast({four}, 2))'
     pairs = []
     for row in (0, 2):
-        weights = _weights(8, row, part, packing)
+        weights = weight_bytes(8, packing, part=part, row=row)
         products = _call("int16x8", "smull", activations, weights)
         pairs.append(_call("int32x4", "saddlp", products))
     result = f"({sums} + {_call('int32x4', 'addp', *pairs)})"
     if not shifted:
         return result
-    total = _call("int16x8", "saddlp", _weights(16, 0, part, packing))
+    total = _call("int16x8", "saddlp", weight_bytes(16, packing, part=part))
     total = _call("int32x4", "saddlp", total)
-    return f"({result} + T.shift_left({total}, {_every('int32', 7, 4)}))"
-
-
-def _weights(count: int, row: int, part: int, packing: Packing | None) -> str:
-    """TVMScript of int8 weights from a column on: all of them, or one field of each byte."""
-    if packing is None:
-        return f'B.vload([{row}, 0], dtype="int8x{count}")'
-    field = f'B.vload([{row}, 0], dtype="uint8x{count}")'
-    if part:
-        field = f"T.shift_right({field}, {_every('uint8', part * packing.bits, count)})"
-    field = f"T.bitwise_and({field}, {_every('uint8', packing.mask, count)})"
-    field = f'T.reinterpret("int8x{count}", {field})'
-    if packing.step != 1:
-        field = f"({field} * {_every('int8', packing.step, count)})"
-    return f"({field} - {_every('int8', packing.offset, count)})" if packing.offset else field
+    return f"({result} + T.shift_left({total}, {every('int32', 7, 4)}))"
 
 
 def _call(dtype: str, name: str, *arguments: str) -> str:
     return f'T.call_llvm_pure_intrin("{dtype}", "llvm.aarch64.neon.{name}", {", ".join(arguments)})'
-
-
-def _every(dtype: str, number: int, count: int) -> str:
-    return f"T.broadcast(T.{dtype}({number}), {count})"

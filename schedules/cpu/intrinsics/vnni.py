@@ -10,7 +10,7 @@ unsigned range by 128, and what the shift adds is taken off again in each step.
 
 from __future__ import annotations
 
-from schedules.cpu.intrinsics.base import DotIntrinsic, register
+from schedules.cpu.intrinsics.base import DotIntrinsic, register_bytes, weight_bytes
 from schedules.encodings import Packing
 from targets.spec import TargetSpec
 
@@ -123,34 +123,10 @@ def dot(
         instruction = "vpmaddwd" if packing is None else "vpmaddubsw"
     sums = _SUMS if instruction != "vpmaddubsw" else _by_pairs(lanes, left, packing)
     for part in range(parts if instruction != "vpmaddubsw" else 0):
-        sums = _product(instruction, lanes, left, 4 * part, _weights(lanes, part, packing), sums)
-    name = f"tilewright.{'s8s8' if signed else 'u8s8'}.{instruction}.{lanes}"
-    dtypes = (left, "int8", "int32")
-    if packing is not None:
-        name += f".packed{packing.bits}.{packing.step}.{packing.offset}"
-        dtypes = (left, "uint8", "int32")
-    intrinsic = DotIntrinsic(name, lanes, 4, dtypes, instruction, packing)
-    register(intrinsic, f"C[T.ramp(0, 1, $lanes)] = {sums}")
-    return intrinsic
-
-
-def _weights(lanes: int, part: int, packing: Packing | None) -> str:
-    """TVMScript of a vector of int8 weights: all of them, or one field of each byte."""
-    count = 4 * lanes
-    if packing is None:
-        return f'B.vload([0, 0], dtype="int8x{count}")'
-
-    def every(dtype: str, number: int) -> str:
-        return f"T.broadcast(T.{dtype}({number}), {count})"
-
-    field = f'B.vload([0, 0], dtype="uint8x{count}")'
-    if part:
-        field = f"T.shift_right({field}, {every('uint8', part * packing.bits)})"
-    field = f"T.bitwise_and({field}, {every('uint8', packing.mask)})"
-    field = f'T.reinterpret("int8x{count}", {field})'
-    if packing.step != 1:
-        field = f"({field} * {every('int8', packing.step)})"
-    return f"({field} - {every('int8', packing.offset)})" if packing.offset else field
+        sums = _product(
+            instruction, lanes, left, 4 * part, weight_bytes(4 * lanes, packing, part=part), sums
+        )
+    return register_bytes(instruction, lanes, left, packing, sums, f".{lanes}")
 
 
 def _by_pairs(lanes: int, left: str, packing: Packing | None) -> str:
@@ -164,7 +140,10 @@ def _by_pairs(lanes: int, left: str, packing: Packing | None) -> str:
     def added(activations: list[str]) -> str:
         pairs = [
             _PAIRS.format(
-                pmaddubsw=_PMADDUBSW_NAMES[lanes], a=a, b=_weights(lanes, part, packing), **sizes
+                pmaddubsw=_PMADDUBSW_NAMES[lanes],
+                a=a,
+                b=weight_bytes(4 * lanes, packing, part=part),
+                **sizes,
             )
             for part, a in enumerate(activations)
         ]
