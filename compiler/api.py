@@ -78,7 +78,7 @@ def compile(  # noqa: A001 - the name users expect
     dynamic_batch: bool = False,
     name: str | None = None,
     threads: int = 1,
-    measure: bool = True,
+    measure: bool | None = None,
     tolerance: float | None = None,
     progress: Progress | None = None,
     tune: Tune | str | bool = False,
@@ -110,7 +110,8 @@ def compile(  # noqa: A001 - the name users expect
         dynamic_batch: Axis 0 of every input varies, under the name ``batch``.
         name: The model's name; by default its class's or file's.
         threads: Threads that the model is to run on.
-        measure: Measure the latency report. Without it, `Bundle.report` is None.
+        measure: Measure the latency report; by default where this machine can run the code.
+            Without it, `Bundle.report` is None.
         tolerance: Largest error against PyTorch on the example inputs that is accepted,
             relative to the largest magnitude of an output; by default 0.01, in bfloat16 0.05,
             quantized 0.5, which only tells nonsense: give `evaluate` to judge accuracy. With
@@ -138,7 +139,7 @@ def compile(  # noqa: A001 - the name users expect
 
     Raises:
         TargetError: The target is unknown, damaged or not available yet, or this machine
-            cannot run its code and `measure` is set.
+            cannot run its code and `measure` is True.
         InputError: The example inputs do not fit the model, `threads` cannot be had, or an
             option has no meaning; the metric fails or gives no number.
         CalibrationError: There are no calibration samples, or they do not do.
@@ -161,7 +162,7 @@ def compile(  # noqa: A001 - the name users expect
     search = Tune.parse(tune)
     precision = read_precision(precision)
     required = read_required(require_tuned)
-    spec = choose_target(target, measure=measure)
+    spec = choose_target(target, measure=measure is True)
     devices = split_target(spec, host)
     request = read_request(
         recipe_for(quantize, devices), calibration, evaluate,
@@ -170,7 +171,7 @@ def compile(  # noqa: A001 - the name users expect
     )  # fmt: skip
     if devices.accelerator is not None:
         # From here on `spec` is the processor; the accelerator gets its share when lowering.
-        spec = require_runnable(devices.code, measure=measure)
+        spec = require_runnable(devices.code, measure=measure is True)
     if evaluate is not None and missing_features(spec):
         raise InputError(
             f"this machine cannot run code for {spec.name}, so that evaluate has nothing to run",
@@ -182,6 +183,7 @@ def compile(  # noqa: A001 - the name users expect
     store = open_records(records, search)
     devices = with_records(devices, store.stores)
     runs_here = not missing_features(spec)
+    measure = runs_here if measure is None else measure
     check_threads(threads)
     # Before any stage runs generated code: TVM's thread pool takes its size from the first call.
     use_threads(threads)
@@ -423,8 +425,8 @@ def require_runnable(spec: TargetSpec, *, measure: bool) -> TargetSpec:
             "this processor cannot run the target's code, so that nothing can be measured: it "
             f"lacks {', '.join(lacking)}",
             where=spec.name,
-            hint="give measure=False (--no-measure) to compile without a report; the self-test "
-            "is then made of PyTorch's outputs",
+            hint="leave measure out, or give measure=False (--no-measure), to compile without a "
+            "report; the self-test is then made of PyTorch's outputs",
         )
     return spec
 

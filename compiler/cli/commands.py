@@ -15,6 +15,7 @@ from compiler.cli.inputs import GivenInputs, check_output, read_inputs, write_ou
 from compiler.cli.inspect_vta import inspect_vta, vta_cycles, vta_text
 from compiler.cli.model import (
     THREADS_HELP,
+    command_line,
     input_option,
     load_model,
     model_arguments,
@@ -74,9 +75,8 @@ _bundle_argument = click.argument("bundle", type=click.Path(path_type=Path))
 )
 @click.option(
     "--measure/--no-measure",
-    default=True,
-    show_default=True,
-    help="Measure the latency report on this machine.",
+    default=None,
+    help="Measure the latency report on this machine; by default where it can run the code.",
 )
 @click.option(
     "--tolerance",
@@ -133,7 +133,7 @@ def compile_(
     threads: int,
     dynamic_batch: bool,
     precision: str,
-    measure: bool,
+    measure: bool | None,
     tolerance: float | None,
     tune_text: str | None,
     records: Path | None,
@@ -158,12 +158,13 @@ def compile_(
     from compiler.package.manifest import MANIFEST
     from compiler.tune.options import Tune
 
-    if html is not None and not measure:
+    if html is not None and measure is False:
         raise click.UsageError("--html needs the report: leave out --no-measure")
     if no_records and (records is not None or tune_text is not None):
         raise click.UsageError("--no-records excludes --records and --tune")
     tune = Tune.parse(tune_text)
-    spec = choose_target(target_argument(target), measure=measure)
+    # The HTML page is made of the report, which has to be measured.
+    spec = choose_target(target_argument(target), measure=measure is True or html is not None)
     recipe = read_recipe(quantize, keep, shifts=spec.family == "vta")
     metric = read_metric(evaluate)
     if save_plan is not None and recipe is None and not model.endswith(".pt2"):
@@ -228,6 +229,8 @@ def compile_(
                     hint="add --quantize int8",
                 )
             bundle.plan.save(save_plan)
+    if measure is None and bundle.report is None:
+        session.message(_not_measured(bundle, path))
     size = _size_of(path)
     if session.json:
         session.document(
@@ -466,6 +469,17 @@ def _model_inputs(bundle: Bundle, given: GivenInputs) -> tuple[Any, ...]:
 
 def _file_name(name: str) -> str:
     return "".join(c if c.isalnum() or c in "-_." else "-" for c in name) or "model"
+
+
+def _not_measured(bundle: Bundle, path: Path) -> str:
+    """Why there is no report, and how to get figures all the same."""
+    if bundle.target.family != "arm":
+        return f"not measured: this machine cannot run code for {bundle.target.name}"
+    return (
+        f"not measured: this machine cannot run code for {bundle.target.name}; estimate it with "
+        f"`{command_line('estimate', str(path))}`, or measure it on a board with "
+        f"`{command_line('bench', str(path), '--device', 'NAME')}`"
+    )
 
 
 def _size_of(path: Path) -> int:

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import compiler
+from compiler.cli.app import run_cli
 from compiler.deploy import write_deployment
 
 QEMU = shutil.which("qemu-aarch64")
@@ -103,6 +104,17 @@ def test_int8_gives_the_bits_of_x86(model, target: str, cpu: str, tmp_path: Path
     done = emulate(folder, cpu, "--selftest", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["selftest"]["same_bits"]
+
+
+def test_code_for_another_machine_is_not_measured(tmp_path: Path, capsys) -> None:
+    (tmp_path / "net.py").write_text(
+        "import torch\ndef make():\n    return torch.nn.Linear(8, 4).eval()\n"
+    )
+    words = ["compile", f"{tmp_path}/net.py:make", "-i", "1x8", "--target", "arm"]
+    assert run_cli([*words, "-o", str(tmp_path / "net.tw")]) == 0
+    assert "not measured: this machine cannot run code for arm/rpi4" in capsys.readouterr().err
+    assert run_cli([*words, "--measure"]) == 3
+    assert run_cli([*words, "--html", str(tmp_path / "net.html")]) == 3
 
 
 def test_code_for_newer_cores_stops_on_older_ones(model, tmp_path: Path) -> None:
