@@ -10,14 +10,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from schedules.tvm_adapter import ir, register_lowering, register_operator, te, tirx
+from schedules.cpu.compute import neon_integers
+from schedules.cpu.compute.vectors import constant, part
+from schedules.tvm_adapter import register_lowering, register_operator, te, tirx
 
 _SCALE = "tirx.tilewright_scale"
 _ROUNDED = "tirx.tilewright_rounded"
 _SATURATE = "tirx.tilewright_saturate"
-#: Calls of which each lane depends on the same lane of the arguments only.
-_ELEMENTWISE = frozenset({_SCALE, "tirx.shift_right", "tirx.shift_left", "tirx.bitwise_and",
-                          "tirx.bitwise_or", "tirx.bitwise_xor", "tirx.nearbyint"})  # fmt: skip
 #: Lanes that packing instructions narrow from 32 to 8 bits at once; only x86 has such vectors.
 PACKED_LANES = 32
 
@@ -213,7 +212,7 @@ def _broadcast(a: Any, b: Any) -> list[Any]:
 def _lower_scale(call: Any) -> Any:
     """64-bit arithmetic on the even and on the odd lanes, or on the one element."""
     value, multiplier, *numbers = call.args
-    shift, offset = (_constant(v) for v in numbers)
+    shift, offset = (constant(v) for v in numbers)
     lanes = int(str(call.ty.dtype).partition("x")[2] or 1)
     if lanes % 2:
         suffix = f"x{lanes}" if lanes > 1 else ""
@@ -269,7 +268,7 @@ def _plus(value: Any, number: int) -> Any:
 def _lower_saturate(call: Any) -> Any:
     """Minimum, maximum and conversion; vectors of 32 lanes by instructions that saturate."""
     value, *limits = call.args
-    low, high = (_constant(v) for v in limits)
+    low, high = (constant(v) for v in limits)
     dtype, _, count = str(call.ty.dtype).partition("x")
     lanes = int(count or 1)
     if lanes % PACKED_LANES or dtype not in ("uint8", "int8"):
@@ -294,46 +293,13 @@ def _pack(value: Any, lanes: int, first: int, dtype: str) -> Any:
         return tirx.call_llvm_pure_intrin(result, f"llvm.x86.avx2.{name}", a, b)
 
     # In halves, as sums are held in registers of at most so many lanes.
-    halves = [_lanes(value, lanes, first + 16 * i, 16) for i in range(2)]
+    halves = [part(value, lanes, first + 16 * i, 16) for i in range(2)]
     a, b, c, d = (tirx.Shuffle([v], list(range(8 * i, 8 * i + 8))) for v in halves for i in (0, 1))
     words = [pack("packssdw", "int16x16", x, y) for x, y in ((a, b), (c, d))]
     name = "packuswb" if dtype == "uint8" else "packsswb"
     mixed = tirx.reinterpret("int32x8", pack(name, f"{dtype}x32", *words))
     ordered = tirx.Shuffle([mixed], [0, 4, 1, 5, 2, 6, 3, 7])
     return tirx.reinterpret(f"{dtype}x32", ordered)
-
-
-def _lanes(value: Any, lanes: int, first: int, count: int) -> Any:
-    """Some neighbouring lanes of an elementwise expression, computed on those alone."""
-
-    def part(expr: Any) -> Any:
-        return _lanes(expr, lanes, first, count)
-
-    def dtype() -> str:
-        return f"{str(value.ty.dtype).partition('x')[0]}x{count}"
-
-    if not str(value.ty.dtype).endswith(f"x{lanes}"):
-        return value
-    if isinstance(value, tirx.Ramp):
-        return tirx.Ramp(value.base + value.stride * first, value.stride, count)
-    if isinstance(value, tirx.Broadcast):
-        return tirx.Broadcast(value.value, count)
-    if isinstance(value, ir.TensorLoad):
-        return tirx.BufferLoad(value.source, [part(i) for i in value.indices])
-    if isinstance(value, tirx.Cast):
-        return tirx.Cast(dtype(), part(value.value))
-    if isinstance(value, tirx.Select):
-        return tirx.Select(part(value.condition), part(value.true_value), part(value.false_value))
-    if isinstance(value, ir.Call) and value.op.name in _ELEMENTWISE:
-        return ir.Call(value.op, [part(a) for a in value.args], ret_ty=dtype())
-    if isinstance(value, (tirx.Add, tirx.Sub, tirx.Mul, tirx.Min, tirx.Max)):
-        return type(value)(part(value.a), part(value.b))
-    return tirx.Shuffle([value], list(range(first, first + count)))
-
-
-def _constant(expr: Any) -> int:
-    """The number in a constant, or in a vector of one."""
-    return int(expr.value if isinstance(expr, tirx.IntImm) else expr.value.value)
 
 
 def _lower_rounded(call: Any) -> Any:
@@ -343,6 +309,8 @@ def _lower_rounded(call: Any) -> Any:
 register_operator(_ROUNDED, pure=True)
 register_lowering(_ROUNDED, "llvm", _lower_rounded)
 register_operator(_SCALE, pure=True)
-register_lowering(_SCALE, "llvm", _lower_scale)
+register_lowering(_SCALE, "default", _lower_scale)
+register_lowering(_SCALE, neon_integers.AARCH64, neon_integers.lower_scale)
 register_operator(_SATURATE, pure=True)
-register_lowering(_SATURATE, "llvm", _lower_saturate)
+register_lowering(_SATURATE, "default", _lower_saturate)
+register_lowering(_SATURATE, neon_integers.AARCH64, neon_integers.lower_saturate)

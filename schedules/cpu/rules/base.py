@@ -8,6 +8,8 @@ from math import prod
 from typing import Any, Protocol
 
 from schedules.cpu.annotations import CHOICE, KERNEL, ROLE
+from schedules.cpu.compute import neon_integers
+from schedules.cpu.compute.integers import PACKED_LANES
 from schedules.space import Choice
 from schedules.tvm_adapter import Analyzer, Schedule, ScheduleError, tirx
 from targets.spec import TargetSpec
@@ -228,6 +230,23 @@ def store_tile(sch: Schedule, rows: list[Any], columns: Any, lanes: int) -> None
     if prod(extent(sch, loop) or 64 for loop in rows) <= 32:
         for loop in rows:
             sch.unroll(loop)
+
+
+def store_lanes(sch: Schedule, block: Any, spec: TargetSpec, columns: int, lanes: int) -> int:
+    """Lanes to write a tile with: so many that packing instructions make bytes of sums.
+
+    Args:
+        sch: The schedule.
+        block: What writes the tile.
+        spec: The target.
+        columns: Columns of the tile.
+        lanes: Of the sums' vectors.
+    """
+    if output_dtype(sch, block) not in ("uint8", "int8"):
+        return lanes
+    if spec.machine == "aarch64":
+        return next((n for n in (neon_integers.BYTES, 8) if columns % n == 0), lanes)
+    return PACKED_LANES if lanes >= 8 and columns % PACKED_LANES == 0 else lanes
 
 
 def lanes_of(sch: Schedule, block: Any, spec: TargetSpec) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from schedules.cpu.annotations import DOT, KERNEL, STEP
-from schedules.cpu.compute.integers import PACKED_LANES
 from schedules.cpu.rules.base import (
     Applied,
     NotApplicableError,
@@ -21,6 +20,7 @@ from schedules.cpu.rules.base import (
     parallelize,
     same_block,
     stages_with_role,
+    store_lanes,
     store_tile,
     vectorize_inner,
 )
@@ -101,7 +101,7 @@ class RegisterTiled:
             sch.reverse_compute_at(consumer, tiles[-1])
             tile_loops = sch.get_loops(consumer)[len(tiles) :]
             if tile_loops:  # none for a single element
-                width = store_lanes(sch, consumer, vectors * lanes, lanes)
+                width = store_lanes(sch, consumer, spec, vectors * lanes, lanes)
                 store_tile(sch, tile_loops[:-1], tile_loops[-1], width)
         if any(_is_cut(sch, consumer, vectors * lanes) for consumer in consumers):
             sch.annotate(co, "pragma_loop_partition_hint", 1)
@@ -121,12 +121,6 @@ class RegisterTiled:
             sch.vectorize(sch.get_loops(start)[-1])
             sch.tensorize(ci, str(dot))
         return Applied(kind, f"tile {row_outer}x{row_inner} rows, {vectors}x{lanes} {dtype}")
-
-
-def store_lanes(sch: Schedule, block: Any, columns: int, lanes: int) -> int:
-    """Lanes to write a tile with: so many that packing instructions make bytes of sums."""
-    narrow = output_dtype(sch, block) in ("uint8", "int8")
-    return PACKED_LANES if narrow and lanes >= 8 and columns % PACKED_LANES == 0 else lanes
 
 
 def _is_cut(sch: Schedule, block: Any, width: int) -> bool:
