@@ -16,6 +16,7 @@ from compiler.errors import (
     TilewrightError,
     VerificationError,
 )
+from compiler.estimate.report import report_elsewhere
 from compiler.options import (
     TOLERANCES,
     RecordsOption,
@@ -79,6 +80,7 @@ def compile(  # noqa: A001 - the name users expect
     name: str | None = None,
     threads: int = 1,
     measure: bool | None = None,
+    estimate: bool | None = None,
     tolerance: float | None = None,
     progress: Progress | None = None,
     tune: Tune | str | bool = False,
@@ -111,7 +113,11 @@ def compile(  # noqa: A001 - the name users expect
         name: The model's name; by default its class's or file's.
         threads: Threads that the model is to run on.
         measure: Measure the latency report; by default where this machine can run the code.
-            Without it, `Bundle.report` is None.
+            With False `Bundle.report` is None.
+        estimate: Where this machine cannot run the code: count instructions in emulation for
+            the report and estimate cycles from them, which takes some ten seconds. By default
+            where all that is needed is installed; the report says what is missing otherwise,
+            and gives the least times that the target's peaks allow. With True it must succeed.
         tolerance: Largest error against PyTorch on the example inputs that is accepted,
             relative to the largest magnitude of an output; by default 0.01, in bfloat16 0.05,
             quantized 0.5, which only tells nonsense: give `evaluate` to judge accuracy. With
@@ -146,6 +152,7 @@ def compile(  # noqa: A001 - the name users expect
         PlanError: The plan is damaged, or for another model.
         TuneOptionError: `tune` has no meaning.
         StoreError: The records cannot be read, or a search could not write them.
+        EmulationError: `estimate` is True, and a program that it needs is missing or fails.
         NotTunedError: Less than `require_tuned` runs on records; the kernels without one are
             named, with reasons.
         KeyboardInterrupt: The search was interrupted; its records are kept.
@@ -183,6 +190,13 @@ def compile(  # noqa: A001 - the name users expect
     store = open_records(records, search)
     devices = with_records(devices, store.stores)
     runs_here = not missing_features(spec)
+    if estimate and runs_here:
+        raise InputError(
+            f"this machine runs code for {spec.name}: it is measured, not estimated",
+            where="estimate",
+            hint="leave it out, or use `tilewright estimate`",
+        )
+    estimates = not runs_here and (measure is None or estimate is True)
     measure = runs_here if measure is None else measure
     check_threads(threads)
     # Before any stage runs generated code: TVM's thread pool takes its size from the first call.
@@ -278,18 +292,27 @@ def compile(  # noqa: A001 - the name users expect
         if bundle.vta is not None:
             with log.time("report", "simulate"):
                 bundle.report = with_vta(bundle.report, bundle.vta, devices.target)
-        if plan is not None:
-            bundle.report = replace(
-                bundle.report,
-                quantization=describe(
-                    plan, calibrated, imported,
-                    parameter_bytes=bundle.parameter_bytes,
-                    golden_sha256=bundle.manifest.golden_sha256,
-                    metrics=metrics,
-                    search=None if found is None else describe_search(found),
-                    kernels=bundle.kernels,
-                ),
-            )  # fmt: skip
+    elif estimates and bundle.vta is None:
+        with log.time("report", "estimate"):
+            bundle.report = report_elsewhere(
+                bundle,
+                estimate=estimate,
+                stages=tuple(log.records),
+                # In float the golden outputs are PyTorch's own.
+                accuracy=None if plan is None else compare(bundle.golden.outputs, expected),
+            )
+    if isinstance(bundle.report, Report) and plan is not None:
+        bundle.report = replace(
+            bundle.report,
+            quantization=describe(
+                plan, calibrated, imported,
+                parameter_bytes=bundle.parameter_bytes,
+                golden_sha256=bundle.manifest.golden_sha256,
+                metrics=metrics,
+                search=None if found is None else describe_search(found),
+                kernels=bundle.kernels,
+            ),
+        )  # fmt: skip
     bundle.set_stages(log.records)
     return bundle
 
@@ -425,8 +448,8 @@ def require_runnable(spec: TargetSpec, *, measure: bool) -> TargetSpec:
             "this processor cannot run the target's code, so that nothing can be measured: it "
             f"lacks {', '.join(lacking)}",
             where=spec.name,
-            hint="leave measure out, or give measure=False (--no-measure), to compile without a "
-            "report; the self-test is then made of PyTorch's outputs",
+            hint="leave it out (no --measure) for a report that is estimated, or give "
+            "measure=False (--no-measure) for none",
         )
     return spec
 

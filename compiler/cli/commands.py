@@ -79,6 +79,12 @@ _bundle_argument = click.argument("bundle", type=click.Path(path_type=Path))
     help="Measure the latency report on this machine; by default where it can run the code.",
 )
 @click.option(
+    "--estimate/--no-estimate",
+    default=None,
+    help="Where this machine cannot run the code: count instructions in emulation for the report; "
+    "by default where qemu and llvm-mca are installed.",
+)
+@click.option(
     "--tolerance",
     type=click.FloatRange(min=0),
     help="Largest accepted error against PyTorch, relative to an output's largest magnitude; by "
@@ -134,6 +140,7 @@ def compile_(
     dynamic_batch: bool,
     precision: str,
     measure: bool | None,
+    estimate: bool | None,
     tolerance: float | None,
     tune_text: str | None,
     records: Path | None,
@@ -157,14 +164,14 @@ def compile_(
     from compiler.package.atomic import check_destination
     from compiler.package.manifest import MANIFEST
     from compiler.tune.options import Tune
+    from targets import missing_features
 
     if html is not None and measure is False:
         raise click.UsageError("--html needs the report: leave out --no-measure")
     if no_records and (records is not None or tune_text is not None):
         raise click.UsageError("--no-records excludes --records and --tune")
     tune = Tune.parse(tune_text)
-    # The HTML page is made of the report, which has to be measured.
-    spec = choose_target(target_argument(target), measure=measure is True or html is not None)
+    spec = choose_target(target_argument(target), measure=measure is True)
     recipe = read_recipe(quantize, keep, shifts=spec.family == "vta")
     metric = read_metric(evaluate)
     if save_plan is not None and recipe is None and not model.endswith(".pt2"):
@@ -201,6 +208,7 @@ def compile_(
                     name=loaded.name,
                     threads=threads,
                     measure=measure,
+                    estimate=estimate,
                     tolerance=tolerance,
                     progress=progress,
                     tune=tune or False,
@@ -217,6 +225,12 @@ def compile_(
                 same = model_arguments(inputs, weights, threads, dynamic_batch=dynamic_batch)
                 same += tuple(quantize_arguments(quantize, calibration, keep))
                 raise error.named(model, *same) from error
+        if html is not None and bundle.report is None:
+            raise InputError(
+                "there is no report to write a page of: nothing was measured or estimated",
+                where="--html",
+                hint="leave it out, or compile for a processor",
+            )
         progress("package", "write")
         path = bundle.save(output or Path(f"{_file_name(bundle.name)}.tw"), folder=folder)
         if html is not None and bundle.report is not None:
@@ -229,7 +243,7 @@ def compile_(
                     hint="add --quantize int8",
                 )
             bundle.plan.save(save_plan)
-    if measure is None and bundle.report is None:
+    if measure is None and missing_features(bundle.target):
         session.message(_not_measured(bundle, path))
     size = _size_of(path)
     if session.json:
@@ -472,14 +486,11 @@ def _file_name(name: str) -> str:
 
 
 def _not_measured(bundle: Bundle, path: Path) -> str:
-    """Why there is no report, and how to get figures all the same."""
-    if bundle.target.family != "arm":
-        return f"not measured: this machine cannot run code for {bundle.target.name}"
-    return (
-        f"not measured: this machine cannot run code for {bundle.target.name}; estimate it with "
-        f"`{command_line('estimate', str(path))}`, or measure it on a board with "
-        f"`{command_line('bench', str(path), '--device', 'NAME')}`"
-    )
+    """That the report's times are not measured, and how to measure."""
+    text = f"not measured: this machine cannot run code for {bundle.target.name}"
+    if bundle.target.family == "arm":
+        text += f"; on a board: `{command_line('bench', str(path), '--device', 'NAME')}`"
+    return text
 
 
 def _size_of(path: Path) -> int:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from compiler.coverage import group
 from compiler.stages import KernelInfo, StageRecord
 
+from .elsewhere_model import Elsewhere
 from .model import (
     Accuracy,
     CompileStep,
@@ -28,6 +30,26 @@ from .report import Report
 
 if TYPE_CHECKING:
     from targets.spec import TargetSpec
+
+
+class Cost(Protocol):
+    """What is counted and estimated of one kernel, all its calls together."""
+
+    @property
+    def instructions(self) -> int:
+        """Executed."""
+
+    @property
+    def core_cycles(self) -> float:
+        """Of the pipelines, with all data in the first cache."""
+
+    @property
+    def memory_cycles(self) -> float:
+        """To move its tensors."""
+
+    @property
+    def cycles(self) -> float:
+        """Of both."""
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
@@ -53,17 +75,27 @@ def assemble(
     kernels: Sequence[KernelInfo],
     stages: Sequence[StageRecord],
     planned_activation_bytes: int,
-    process_rss: Figure,
+    process_rss: Figure | None,
     sizes: Mapping[str, int],
     accuracy: Accuracy | None,
     precision: str = "float32",
     inputs: tuple[str, ...] = (),
     outputs: tuple[str, ...] = (),
     notes: tuple[str, ...] = (),
+    label: str = "measured",
+    costs: Mapping[str, Cost] | None = None,
+    cache_bandwidths: Mapping[str, float] | None = None,
+    elsewhere: Elsewhere | None = None,
 ) -> Report:
-    """Put a report together; see `Report` for the meaning of each part."""
+    """Put a report together; see `Report` for the meaning of each part.
+
+    `label` says how the profile's times were come by, `costs` what was counted of each kernel,
+    by its name, and `cache_bandwidths` gives bytes/s of each level of cache by ``L1``, ...
+    """
     whole = median(profile.run_ms)
-    rows = _kernel_rows(profile, kernels, target, environment.threads, whole)
+    shown = _Times(label, whole)
+    peaks = _Peaks(target, environment.threads)
+    rows = _kernel_rows(profile, kernels, peaks, shown, costs or {})
     kernels_ms = math.fsum(row.time.value for row in rows)
     # A program that runs in between makes a replay longer as it does a whole run, but seldom
     # hits the same call twice: the medians of the calls do not see it.
@@ -79,27 +111,31 @@ def assemble(
         outputs=outputs,
         environment=environment,
         latency=Latency(
-            p10=Figure.measured(percentile(profile.run_ms, 10), "ms"),
-            median=Figure.measured(whole, "ms"),
-            p90=Figure.measured(percentile(profile.run_ms, 90), "ms"),
-            runs=len(profile.run_ms),
+            p10=shown.spread(profile.run_ms, 10),
+            median=shown.ms(whole),
+            p90=shown.spread(profile.run_ms, 90),
+            runs=0 if label == "estimated" else len(profile.run_ms),
             warmup=profile.warmup,
         ),
         kernels=rows,
-        interruptions=Figure.measured(interruptions, "ms"),
-        interruptions_share=_share(interruptions, whole),
-        gap=Figure.measured(gap, "ms"),
-        gap_share=_share(gap, whole),
-        kinds=_kind_rows(rows, whole),
-        coverage=_coverage(rows, interruptions + gap, whole),
-        fallback_share=_share(sum(r.time.value for r in rows if r.fallback), whole),
+        interruptions=shown.ms(interruptions),
+        interruptions_share=shown.share(interruptions),
+        gap=shown.ms(gap),
+        gap_share=shown.share(gap),
+        kinds=_kind_rows(rows, shown),
+        coverage=_coverage(rows, interruptions + gap, shown),
+        fallback_share=shown.share(sum(r.time.value for r in rows if r.fallback)),
         roof=Roof(
             gflops={
                 dtype: Figure.estimated(peak / 1e9, "GFLOPS")
                 for dtype in dtypes
-                if (peak := _peak(target, dtype, environment.threads)) is not None
+                if (peak := peaks.rate(dtype)) is not None
             },
             bandwidth=Figure.estimated(target.memory_bandwidth_bytes_per_s / 1e9, "GB/s"),
+            caches={
+                level: Figure.estimated(rate / 1e9, "GB/s")
+                for level, rate in (cache_bandwidths or {}).items()
+            },
         ),
         memory=_memory(profile, planned_activation_bytes, process_rss),
         sizes={key: Figure.measured(value, "B") for key, value in sizes.items()},
@@ -109,37 +145,90 @@ def assemble(
             for s in stages
         ),
         notes=notes,
+        elsewhere=elsewhere,
     )
 
 
-def _share(part: float, whole: float) -> Figure:
-    return Figure.measured(100 * part / whole if whole else 0.0, "%")
+@dataclass(frozen=True, slots=True)
+class _Times:
+    """Figures of time: how they were come by, and what their shares are of, ms."""
+
+    label: str
+    whole: float
+
+    def ms(self, value: float) -> Figure:
+        return Figure(float(value), "ms", self.label)
+
+    def share(self, part: float) -> Figure:
+        return Figure(100.0 * part / self.whole if self.whole else 0.0, "%", self.label)
+
+    def calls(self, count: float) -> Figure:
+        # Where nothing ran, the compiler's graph says how often.
+        return Figure(float(count), "calls", self.label)
+
+    def spread(self, values: Sequence[float], percent: float) -> Figure | None:
+        return None if self.label == "estimated" else self.ms(percentile(values, percent))
 
 
-def _peak(target: TargetSpec, dtype: str, threads: int) -> float | None:
-    try:
-        return target.peak_ops_per_s(dtype, min(threads, max(1, target.cores)))
-    except KeyError:
-        return None
+@dataclass(frozen=True, slots=True)
+class _Peaks:
+    """A target's ceilings for a number of threads."""
+
+    target: TargetSpec
+    threads: int
+
+    def rate(self, dtype: str) -> float | None:
+        """Operations per second, None for a dtype without a peak."""
+        try:
+            return self.target.peak_ops_per_s(dtype, min(self.threads, max(1, self.target.cores)))
+        except KeyError:
+            return None
+
+    def least_s(self, flops: float, moved: float, dtype: str) -> tuple[float | None, str]:
+        """Seconds that the peaks allow at best, and which of them is the limit.
+
+        None if there is nothing to do, or arithmetic in a dtype whose peak is not known.
+        """
+        memory_s = moved / self.target.memory_bandwidth_bytes_per_s
+        if not flops:
+            return (memory_s, "memory") if memory_s else (None, "")
+        peak = self.rate(dtype)
+        if peak is None:
+            return None, ""
+        compute_s = flops / peak
+        return (compute_s, "compute") if compute_s > memory_s else (memory_s, "memory")
+
+    def of_cost(self, cost: Cost, flops: float, dtype: str) -> tuple[float, str]:
+        """The same of a kernel whose cycles are estimated, for the level its tensors come from."""
+        rate = self.target.peak_ops_per_cycle.get(dtype, 0.0)
+        compute = flops / rate if rate else 0.0
+        least = max(compute, cost.memory_cycles) / self.target.clock_hz
+        if cost.memory_cycles >= cost.core_cycles:
+            return least, "memory"
+        return least, "compute" if 2 * compute >= cost.core_cycles else "instructions"
 
 
 def _kernel_rows(
-    profile: Profile, kernels: Sequence[KernelInfo], target: TargetSpec, threads: int, whole: float
+    profile: Profile,
+    kernels: Sequence[KernelInfo],
+    peaks: _Peaks,
+    shown: _Times,
+    costs: Mapping[str, Cost],
 ) -> tuple[KernelRow, ...]:
     known = {info.name: info for info in kernels}
     calls: dict[str, list[float]] = {}
     for name, milliseconds in zip(profile.call_names, profile.call_ms, strict=True):
         calls.setdefault(name, []).append(milliseconds)
     rows = [
-        _kernel_row(known[name], times, target, threads, whole)
+        _kernel_row(known[name], times, peaks, shown, costs.get(name))
         if name in known
-        else _unknown_row(name, times, whole)
+        else _unknown_row(name, times, shown)
         for name, times in calls.items()
     ]
     return tuple(sorted(rows, key=lambda row: -row.time.value))
 
 
-def _unknown_row(name: str, times: Sequence[float], whole: float) -> KernelRow:
+def _unknown_row(name: str, times: Sequence[float], shown: _Times) -> KernelRow:
     """A function that the compiler did not describe, for example a library's."""
     time = math.fsum(times)
     return KernelRow(
@@ -151,9 +240,9 @@ def _unknown_row(name: str, times: Sequence[float], whole: float) -> KernelRow:
         why="the compiler gave no description of it",
         sources=(),
         dtype="",
-        calls=Figure.measured(len(times), "calls"),
-        time=Figure.measured(time, "ms"),
-        share=_share(time, whole),
+        calls=shown.calls(len(times)),
+        time=shown.ms(time),
+        share=shown.share(time),
         flops=None,
         bytes_moved=None,
         gflops=None,
@@ -168,12 +257,16 @@ def _unknown_row(name: str, times: Sequence[float], whole: float) -> KernelRow:
 
 
 def _kernel_row(
-    info: KernelInfo, times: Sequence[float], target: TargetSpec, threads: int, whole: float
+    info: KernelInfo, times: Sequence[float], peaks: _Peaks, shown: _Times, cost: Cost | None
 ) -> KernelRow:
     time = math.fsum(times)
     flops = info.flops * len(times)
     moved = (info.bytes_read + info.bytes_written) * len(times)
-    least_s, bound = _least_time(flops, moved, info.dtype, target, threads)
+    least_s, bound = (
+        peaks.least_s(flops, moved, info.dtype)
+        if cost is None
+        else peaks.of_cost(cost, flops, info.dtype)
+    )
     return KernelRow(
         name=info.name,
         kind=info.kind,
@@ -183,9 +276,9 @@ def _kernel_row(
         why=info.why,
         sources=info.sources,
         dtype=info.dtype,
-        calls=Figure.measured(len(times), "calls"),
-        time=Figure.measured(time, "ms"),
-        share=_share(time, whole),
+        calls=shown.calls(len(times)),
+        time=shown.ms(time),
+        share=shown.share(time),
         flops=Figure.estimated(flops, "FLOP"),
         bytes_moved=Figure.estimated(moved, "B"),
         gflops=Figure.estimated(flops / time / 1e6, "GFLOPS") if flops and time > 0 else None,
@@ -196,27 +289,12 @@ def _kernel_row(
         record=info.record,
         choice=info.choice,
         miss=info.miss,
+        instructions=None if cost is None else Figure.counted(cost.instructions, "instructions"),
+        cycles=None if cost is None else Figure.estimated(cost.cycles, "cycles"),
     )
 
 
-def _least_time(
-    flops: float, moved: float, dtype: str, target: TargetSpec, threads: int
-) -> tuple[float | None, str]:
-    """Seconds that the target's peaks allow at best, and which of them is the limit.
-
-    None if there is nothing to do, or arithmetic in a dtype whose peak is not known.
-    """
-    memory_s = moved / target.memory_bandwidth_bytes_per_s
-    if not flops:
-        return (memory_s, "memory") if memory_s else (None, "")
-    peak = _peak(target, dtype, threads)
-    if peak is None:
-        return None, ""
-    compute_s = flops / peak
-    return (compute_s, "compute") if compute_s > memory_s else (memory_s, "memory")
-
-
-def _kind_rows(rows: Sequence[KernelRow], whole: float) -> tuple[KindRow, ...]:
+def _kind_rows(rows: Sequence[KernelRow], shown: _Times) -> tuple[KindRow, ...]:
     by_kind: dict[str, list[KernelRow]] = {}
     for row in rows:
         by_kind.setdefault(row.kind, []).append(row)
@@ -224,19 +302,12 @@ def _kind_rows(rows: Sequence[KernelRow], whole: float) -> tuple[KindRow, ...]:
     for kind, members in by_kind.items():
         time = math.fsum(row.time.value for row in members)
         calls = sum(row.calls.value for row in members)
-        kinds.append(
-            KindRow(
-                kind,
-                Figure.measured(calls, "calls"),
-                Figure.measured(time, "ms"),
-                _share(time, whole),
-            )
-        )
+        kinds.append(KindRow(kind, shown.calls(calls), shown.ms(time), shown.share(time)))
     return tuple(sorted(kinds, key=lambda kind: -kind.time.value))
 
 
 def _coverage(
-    rows: Sequence[KernelRow], overhead_ms: float, whole: float
+    rows: Sequence[KernelRow], overhead_ms: float, shown: _Times
 ) -> tuple[CoverageRow, ...]:
     """Shares by the source of the schedules; what no kernel takes is a row, too."""
     flops = [row.flops.value if row.flops is not None else 0.0 for row in rows]
@@ -249,17 +320,15 @@ def _coverage(
             Figure.estimated(
                 100 * math.fsum(flops[i] for i in part.members) / total if total else 0.0, "%"
             ),
-            _share(math.fsum(rows[i].time.value for i in part.members), whole),
+            shown.share(math.fsum(rows[i].time.value for i in part.members)),
         )
         for part in group((row.source, row.tier) for row in rows)
     ]
-    overhead = CoverageRow(
-        "overhead", "", 0, Figure.estimated(0.0, "%"), _share(overhead_ms, whole)
-    )
+    overhead = CoverageRow("overhead", "", 0, Figure.estimated(0.0, "%"), shown.share(overhead_ms))
     return (*found, overhead)
 
 
-def _memory(profile: Profile, planned: int, process_rss: Figure) -> Memory:
+def _memory(profile: Profile, planned: int, process_rss: Figure | None) -> Memory:
     followed = any(profile.live_bytes)
     return Memory(
         planned_peak=Figure.estimated(planned, "B") if planned else None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 #: How a figure was come by. A figure computed from others carries the weakest of their labels.
-LABELS = ("measured", "emulated", "simulated", "estimated")
+LABELS = ("measured", "counted", "emulated", "simulated", "estimated")
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,8 +14,8 @@ class Figure:
 
     Attributes:
         value: The number; NaN and infinities are allowed (an error of a broken net).
-        unit: ``ms``, ``B``, ``FLOP``, ``GFLOPS``, ``%``, ``dB``, ``calls`` or ``""`` for a plain
-            number.
+        unit: ``ms``, ``B``, ``FLOP``, ``GFLOPS``, ``%``, ``dB``, ``calls``, ``instructions``,
+            ``cycles`` or ``""`` for a plain number.
         label: One of `LABELS`.
     """
 
@@ -31,6 +31,11 @@ class Figure:
     def measured(cls, value: float, unit: str) -> Figure:
         """A figure that was measured on the device itself."""
         return cls(float(value), unit, "measured")
+
+    @classmethod
+    def counted(cls, value: float, unit: str) -> Figure:
+        """A figure that was counted exactly while another processor was emulated."""
+        return cls(float(value), unit, "counted")
 
     @classmethod
     def estimated(cls, value: float, unit: str) -> Figure:

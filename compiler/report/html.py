@@ -6,7 +6,8 @@ are inside it. Every text that comes from a model is escaped.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from importlib import resources
 from pathlib import Path
@@ -21,7 +22,7 @@ from .mixed_model import PrecisionSearch
 from .mixed_model import rows as search_rows
 from .model import Figure, KernelRow, ReportData
 from .plots import all_plots, kind_colours
-from .text import environment_line, gap_sentence, quantization_rows, summary_rows
+from .text import environment_line, gap_sentence, quantization_rows, summary_rows, where_row
 from .vta_html import vta_card
 
 _TITLES = {
@@ -89,9 +90,7 @@ def html_page(report: ReportData) -> str:
         model=escape(report.model),
         target=escape(report.target),
         target_title=escape(report.target_title),
-        subtitle=escape(
-            f"{report.environment.cpu} · {environment_line(report)} · {report.precision}"
-        ),
+        subtitle=escape(f"{_place(report)} · {report.precision}"),
         date=escape(report.environment.date),
         tiles=_tiles(report),
         warning=_warning(report),
@@ -112,14 +111,28 @@ def _chip(label: str) -> str:
     return f'<span class="chip {escape(label)}">{escape(label)}</span>'
 
 
+def _place(report: ReportData) -> str:
+    """Where the times come from."""
+    if report.elsewhere is None:
+        return f"{report.environment.cpu} · {environment_line(report)}"
+    return where_row(report)[1]
+
+
 def _tiles(report: ReportData) -> str:
     latency, memory = report.latency, report.memory
-    tiles = [
-        _tile("Latency, median", units.milliseconds(latency.median.value), "ms",
-              f"p10 {units.milliseconds(latency.p10.value)} · "
-              f"p90 {units.milliseconds(latency.p90.value)} · {latency.runs} warm runs",
-              latency.median),
-    ]  # fmt: skip
+    found = report.elsewhere
+    title, detail = "Latency, median", ""
+    if latency.p10 is not None and latency.p90 is not None:
+        detail = f"p10 {units.milliseconds(latency.p10.value)} · "
+        detail += f"p90 {units.milliseconds(latency.p90.value)} · {latency.runs} warm runs"
+    elif found is not None:
+        title = "Latency, at least" if found.basis == "peaks" else "Latency"
+        detail = found.whence
+    tiles = [_tile(title, units.milliseconds(latency.median.value), "ms", detail, latency.median)]
+    for figure in () if found is None else (found.instructions, found.cycles):
+        if figure is not None:
+            value, prefix = f"{units.scaled(figure.value, '')} ".split(" ")[:2]
+            tiles.append(_tile(figure.unit.capitalize(), value, prefix, "an inference", figure))
     if (rate := report.gflops) is not None:
         flops = units.scaled(report.total_flops.value, "FLOP")
         tiles.append(_tile("Arithmetic rate", f"{rate.value:.1f}", "GFLOPS", flops, rate))
@@ -134,11 +147,9 @@ def _tiles(report: ReportData) -> str:
     peak = memory.planned_peak or memory.live_peak
     if peak is not None:
         value, unit = units.size(peak).split(" ")
-        tiles.append(
-            _tile("Peak activations", value, unit,
-                  f"process {units.size(memory.process_rss)} resident "
-                  f"({memory.process_rss.label})", peak)
-        )  # fmt: skip
+        whole = memory.process_rss or (None if found is None else found.peak_memory)
+        detail = "" if whole is None else f"process {units.size(whole)} resident ({whole.label})"
+        tiles.append(_tile("Peak activations", value, unit, detail, peak))
     if report.sizes:
         first, *rest = report.sizes.items()
         value, unit = units.size(first[1]).split(" ")
@@ -162,7 +173,7 @@ def _tiles(report: ReportData) -> str:
 
 def _tuned_tile(report: ReportData) -> str:
     found = [row for row in report.coverage if row.source == "record"]
-    share = Figure.measured(sum(row.share.value for row in found), "%")
+    share = Figure(sum(row.share.value for row in found), "%", report.label)
     kernels = sum(row.kernels for row in found)
     flops = Figure.estimated(sum(row.flops_share.value for row in found), "%")
     return _tile(
@@ -181,6 +192,8 @@ def _tile(title: str, value: str, unit: str, detail: str, figure: Figure) -> str
 
 
 def _warning(report: ReportData) -> str:
+    if report.elsewhere is not None and report.elsewhere.missing:
+        return f'<p class="warning">{escape(report.elsewhere.missing)}</p>'
     if report.adds_up:
         return ""
     return f'<p class="warning">{escape(gap_sentence(report))}</p>'
@@ -194,52 +207,94 @@ def _section(place: str) -> str:
     )
 
 
-_COLUMNS = (
-    "kernel", "kind", "rule", "calls", "time, ms", "share", "FLOP", "bytes", "GFLOPS", "roofline",
-    "bound",
-)  # fmt: skip
+@dataclass(frozen=True, slots=True)
+class _Column:
+    """A column of figures in the kernels' table.
+
+    Attributes:
+        title: Its title.
+        figure: The figure of a kernel.
+        show: As text.
+    """
+
+    title: str
+    figure: Callable[[KernelRow], Figure | None]
+    show: Callable[[Figure | None], str]
+
+
+def _columns(report: ReportData) -> list[_Column]:
+    found = [
+        _Column("calls", lambda row: row.calls, lambda figure: units.number(figure, 0)),
+        _Column("time, ms", lambda row: row.time, units.milliseconds_of),
+        _Column("share", lambda row: row.share, units.percent),
+        _Column("FLOP", lambda row: row.flops, units.flop),
+        _Column("bytes", lambda row: row.bytes_moved, units.size),
+        _Column("GFLOPS", lambda row: row.gflops, units.number),
+        _Column("roofline", lambda row: row.roofline, units.percent),
+    ]
+    if any(row.instructions is not None for row in report.kernels):
+        found[1:1] = [
+            _Column("instructions", lambda row: row.instructions, units.flop),
+            _Column("cycles", lambda row: row.cycles, units.flop),
+        ]
+    return found
 
 
 def _kernel_table(report: ReportData) -> str:
+    columns = _columns(report)
+    titles = ("kernel", "kind", "rule", *(column.title for column in columns), "bound")
     head = "".join(
-        f'<th scope="col"><button type="button">{escape(c)}</button></th>' for c in _COLUMNS
+        f'<th scope="col"{"" if i in (0, 1, 2, len(titles) - 1) else " class=number"}>'
+        f'<button type="button">{escape(title)}</button></th>'
+        for i, title in enumerate(titles)
     )
-    labels = _column_labels(report)
+    chips = "".join(
+        f'<td class="number">{_chips(column.figure(row) for row in report.kernels)}</td>'
+        for column in columns
+    )
+    bounds = _chips(row.roofline for row in report.kernels)
     colours = kind_colours(report)
     largest = max((row.share.value for row in report.kernels), default=0.0)
-    body = "\n".join(_kernel_row(row, colours[row.kind], largest) for row in report.kernels)
-    latency = report.latency.median
-    calls = sum(row.calls.value for row in report.kernels)
+    body = "\n".join(
+        _kernel_row(row, columns, colours[row.kind], largest) for row in report.kernels
+    )
     foot = "".join(
-        f"<tr><td>{escape(name)}</td><td></td><td></td><td></td>"
-        f"{_cell(units.milliseconds(time.value))}{_cell(units.percent(share))}"
-        f'<td colspan="5"></td></tr>'
+        f"<tr><td>{escape(name)}</td><td></td><td></td>"
+        + _foot(
+            columns, {"time, ms": units.milliseconds(time.value), "share": units.percent(share)}
+        )
+        + "<td></td></tr>"
         for name, time, share in report.overheads
     )
+    whole = "end to end" if report.label == "estimated" else "end to end, median"
+    found = report.elsewhere
+    totals = {
+        "calls": f"{sum(row.calls.value for row in report.kernels):.0f}",
+        "instructions": units.flop(None if found is None else found.instructions),
+        "cycles": units.flop(None if found is None else found.cycles),
+        "time, ms": units.milliseconds(report.latency.median.value),
+        "share": "100 %",
+        "FLOP": units.flop(report.total_flops),
+        "GFLOPS": units.number(report.gflops),
+    }
     foot += (
-        f'<tr class="total"><td>end to end, median</td><td></td><td></td>{_cell(f"{calls:.0f}")}'
-        f"{_cell(units.milliseconds(latency.value))}{_cell('100 %')}"
-        f"{_cell(units.scaled(report.total_flops.value, ''))}<td></td>"
-        f"{_cell(units.number(report.gflops))}<td></td><td></td></tr>"
+        f'<tr class="total"><td>{whole}</td><td></td><td></td>'
+        f"{_foot(columns, totals)}<td></td></tr>"
     )
     return (
-        f'<table class="sortable"><thead><tr>{head}</tr><tr class="labels">{labels}</tr></thead>'
+        f'<table class="sortable"><thead><tr>{head}</tr><tr class="labels"><td></td><td></td>'
+        f"<td></td>{chips}<td>{bounds}</td></tr></thead>"
         f"<tbody>{body}</tbody><tfoot>{foot}</tfoot></table>"
     )
 
 
-def _column_labels(report: ReportData) -> str:
-    rows = report.kernels
-    columns: tuple[list[Figure | None], ...] = (
-        [], [], [],
-        [r.calls for r in rows], [r.time for r in rows], [r.share for r in rows],
-        [r.flops for r in rows], [r.bytes_moved for r in rows], [r.gflops for r in rows],
-        [r.roofline for r in rows], [r.roofline for r in rows],
-    )  # fmt: skip
-    return "".join(
-        f"<td>{' '.join(_chip(label) for label in sorted({f.label for f in figures if f}))}</td>"
-        for figures in columns
-    )
+def _foot(columns: Sequence[_Column], texts: Mapping[str, str]) -> str:
+    return "".join(_cell(texts.get(column.title, "")) for column in columns)
+
+
+def _chips(figures: Iterable[Figure | None]) -> str:
+    """The labels that occur."""
+    return " ".join(_chip(label) for label in sorted({f.label for f in figures if f is not None}))
 
 
 def _cell(text: str, key: float | None = None, extra: str = "") -> str:
@@ -247,11 +302,9 @@ def _cell(text: str, key: float | None = None, extra: str = "") -> str:
     return f'<td class="number"{sort}>{extra}{escape(text)}</td>'
 
 
-def _figure_cell(figure: Figure | None, show: Callable[[Figure | None], str]) -> str:
-    return _cell(show(figure), None if figure is None else figure.value)
-
-
-def _kernel_row(row: KernelRow, colour: str, largest_share: float) -> str:
+def _kernel_row(
+    row: KernelRow, columns: Sequence[_Column], colour: str, largest_share: float
+) -> str:
     detail = [row.name] if row.operators else []
     if row.sources:
         detail.append("from " + ", ".join(row.sources[:4]) + (" …" if len(row.sources) > 4 else ""))
@@ -269,16 +322,21 @@ def _kernel_row(row: KernelRow, colour: str, largest_share: float) -> str:
         mark += f"{'tuned' if row.source == 'record' else 'default'}</span>"
     width = 100 * row.share.value / largest_share if largest_share > 0 else 0.0
     bar = f'<i class="bar" style="width:{width:.1f}%"></i>'
+    cells = "".join(
+        _cell(
+            column.show(figure),
+            None if figure is None else figure.value,
+            bar if column.title == "share" else "",
+        )
+        for column in columns
+        for figure in (column.figure(row),)
+    )
     return (
         f"<tr><td><div>{escape(units.operators(row))}{mark}</div>"
         f'<div class="small">{"<br>".join(escape(line) for line in detail)}</div></td>'
         f'<td class="kind"><i class="dot" style="background:{colour}"></i>{escape(row.kind)}</td>'
         f"<td>{escape(row.rule)}</td>"
-        f"{_cell(f'{row.calls.value:.0f}', row.calls.value)}"
-        f"{_cell(units.milliseconds(row.time.value), row.time.value)}"
-        f"{_cell(units.percent(row.share), row.share.value, bar)}"
-        f"{_figure_cell(row.flops, units.flop)}{_figure_cell(row.bytes_moved, units.size)}"
-        f"{_figure_cell(row.gflops, units.number)}{_figure_cell(row.roofline, units.percent)}"
+        f"{cells}"
         f"<td>{escape(row.bound)}</td></tr>"
     )
 
@@ -286,10 +344,7 @@ def _kernel_row(row: KernelRow, colour: str, largest_share: float) -> str:
 def _coverage_card(report: ReportData) -> str:
     """Shares by the source of the schedules, and the kernels that have no record, with reasons."""
     rows = report.coverage
-    flops, share = (
-        " ".join(_chip(label) for label in sorted({figure.label for figure in figures}))
-        for figures in ([r.flops_share for r in rows], [r.share for r in rows])
-    )
+    flops, share = _chips(r.flops_share for r in rows), _chips(r.share for r in rows)
     body = "".join(
         f"<tr><td>{escape(units.origin(r))}</td>"
         + (
@@ -390,8 +445,11 @@ def _environment_rows(report: ReportData) -> list[tuple[str, str]]:
     rows = [
         ("target", f"{report.target}: {report.target_title}"),
         ("precision", report.precision),
-        ("processor", here.cpu),
-        ("run", environment_line(report)),
+        *(
+            [("processor", here.cpu), ("run", environment_line(report))]
+            if report.elsewhere is None
+            else [where_row(report), ("written on", here.cpu)]
+        ),
         ("system", here.system),
         ("date", here.date),
         ("versions", ", ".join(f"{k} {v}" for k, v in here.versions.items())),
@@ -446,8 +504,7 @@ def notebook_html(report: ReportData, *, top: int = 10) -> str:
     label = report.latency.median.label
     return (
         f"<div><h4>{escape(report.model)} on {escape(report.target)}</h4>"
-        f"<p>{escape(report.environment.cpu)}, {escape(environment_line(report))}, "
-        f"{escape(report.precision)}</p>"
+        f"<p>{escape(_place(report).replace(' · ', ', '))}, {escape(report.precision)}</p>"
         f"<table>{summary}</table><table><thead><tr>"
         '<th style="text-align:left">kernel</th><th style="text-align:left">kind</th>'
         f"<th>ms ({label})</th><th>share ({label})</th><th></th></tr></thead>"

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compiler.codec import DecodeError, decode, encode
 from compiler.errors import BundleError, FileError
 
+from .elsewhere_model import Elsewhere
 from .figure import LABELS, Figure
 from .mixed_model import PrecisionSearch
 from .upgrade import upgrade
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 SCHEMA = "tilewright.report"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 #: The kernels' times and the end-to-end time should agree this well; a larger gap is pointed out.
 GAP_TOLERANCE = 0.05
@@ -61,11 +62,19 @@ class Environment:
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Time of one whole inference, after warm-up, in milliseconds."""
+    """Time of one whole inference, after warm-up, in milliseconds.
 
-    p10: Figure
+    Attributes:
+        p10: A tenth of the runs is faster; None, like `p90`, for a time that is estimated.
+        median: The middle run.
+        p90: A tenth of the runs is slower.
+        runs: Runs that were timed; 0 for a time that is estimated.
+        warmup: Runs before them.
+    """
+
+    p10: Figure | None
     median: Figure
-    p90: Figure
+    p90: Figure | None
     runs: int
     warmup: int
 
@@ -92,7 +101,10 @@ class KernelRow:
         gflops: `flops` over `time`; estimated, since the operations were counted from shapes.
         roofline: Least time that the target's peaks allow, over `time`, %. None where the
             target gives no peak for the dtype. Above 100 % means the data came from caches.
-        bound: ``compute`` or ``memory``, whichever limits it on this target; "" if unknown.
+        bound: What limits it: by the target's peaks ``compute`` or ``memory``. Where cycles are
+            estimated ``memory`` if moving its tensors takes longer than its instructions, else
+            ``compute`` if arithmetic at the peak rate were at least half of them, else
+            ``instructions``. "" if unknown.
         source: Where its schedule comes from: ``record`` (a tuning record), ``default`` (the
             analytic choice for a kernel that could be tuned), ``rule`` (nothing to tune),
             ``fallback``, or ``unknown``.
@@ -100,6 +112,8 @@ class KernelRow:
         record: ID of the tuning record; empty without one.
         choice: The decisions it was built with, None where there is nothing to decide.
         miss: Why no record serves a kernel that could be tuned; empty otherwise.
+        instructions: Executed in one inference; None where nothing was counted.
+        cycles: Of one inference, by a model of the processor; None where there is none.
     """
 
     name: str
@@ -123,6 +137,8 @@ class KernelRow:
     record: str
     choice: Mapping[str, Any] | None
     miss: str
+    instructions: Figure | None = None
+    cycles: Figure | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,10 +177,12 @@ class Roof:
     Attributes:
         gflops: Peak arithmetic rate for each dtype that the kernels use.
         bandwidth: Peak bandwidth of main memory, GB/s.
+        caches: The same of each level of cache, where cycles are estimated by it: ``L1``, ...
     """
 
     gflops: Mapping[str, Figure]
     bandwidth: Figure
+    caches: Mapping[str, Figure] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,14 +202,15 @@ class Memory:
             dynamic and nothing was planned.
         allocated: Activation storage that the virtual machine really asked for, in all.
         live_peak: Largest sum of the buffers alive at once, from sizes and last uses.
-        process_rss: Resident memory of the measuring process, with Python and TVM in it.
+        process_rss: Resident memory of the measuring process, with Python and TVM in it; None
+            where nothing was measured, or on another device.
         schedule: Live bytes over the calls of one inference, in order.
     """
 
     planned_peak: Figure | None
     allocated: Figure | None
     live_peak: Figure | None
-    process_rss: Figure
+    process_rss: Figure | None
     schedule: tuple[MemoryStep, ...]
 
 
@@ -310,6 +329,8 @@ class ReportData:
         quantization: What quantization did; None if nothing is quantized.
         vta: What runs on VTA, and how long; None for other targets. `latency` and `kernels`
             are then the host's part alone, with packing and copying.
+        elsewhere: Where the figures come from if they are not this machine's, which
+            `environment` then describes unless a device was measured; None if they are.
     """
 
     model: str
@@ -336,6 +357,12 @@ class ReportData:
     notes: tuple[str, ...] = ()
     quantization: Quantization | None = None
     vta: VtaReport | None = None
+    elsewhere: Elsewhere | None = None
+
+    @property
+    def label(self) -> str:
+        """How the times were come by."""
+        return self.latency.median.label
 
     @property
     def fallbacks(self) -> tuple[KernelRow, ...]:
@@ -355,12 +382,19 @@ class ReportData:
     @property
     def adds_up(self) -> bool:
         """Whether the kernels' times add up to the end-to-end median within 5 %."""
+        if self.label == "estimated":
+            return True
         between = self.gap.value + self.interruptions.value
         return abs(between) <= GAP_TOLERANCE * self.latency.median.value
 
     @property
     def overheads(self) -> tuple[tuple[str, Figure, Figure], ...]:
         """Name, time and share of what is no kernel."""
+        if self.label == "estimated":
+            # What no row would show.
+            if self.gap_share.value < 0.05:
+                return ()
+            return (("outside kernels", self.gap, self.gap_share),)
         return (
             ("VM and gaps", self.gap, self.gap_share),
             ("interruptions", self.interruptions, self.interruptions_share),
@@ -473,6 +507,7 @@ __all__ = [
     "Accuracy",
     "CompileStep",
     "CoverageRow",
+    "Elsewhere",
     "Environment",
     "Figure",
     "KernelRow",

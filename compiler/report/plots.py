@@ -349,7 +349,7 @@ def all_plots(report: ReportData) -> Sequence[tuple[str, go.Figure]]:
         ("plot-vta-queues", None if vta is None else vta_html.queues(vta, _figure(260))),
         ("plot-vta-roofline", None if vta is None else vta_html.roofline(vta, _figure(380))),
         ("plot-kernels", top_kernels(report) if report.kernels else None),
-        ("plot-kinds", time_by_kind(report)),
+        ("plot-kinds", time_by_kind(report) if report.kinds or report.overheads else None),
         ("plot-roofline", roofline(report)),
         ("plot-compile", compile_time(report)),
         ("plot-memory", memory_over_schedule(report)),

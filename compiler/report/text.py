@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,10 @@ if TYPE_CHECKING:
 
 _TOP = 20
 _WIDE = 120
-_SHORT = {"measured": "meas.", "emulated": "emul.", "simulated": "sim.", "estimated": "est."}
+_SHORT = {
+    "measured": "meas.", "counted": "count.", "emulated": "emul.", "simulated": "sim.",
+    "estimated": "est.",
+}  # fmt: skip
 
 
 def to_text(report: ReportData, *, width: int = 100, top: int = _TOP) -> str:
@@ -69,6 +73,8 @@ def renderables(
         yield _quantization(report.quantization)
     if report.compile_steps:
         yield _compile_steps(report)
+    if report.elsewhere is not None and report.elsewhere.missing:
+        yield Text("\n" + report.elsewhere.missing, style="yellow")
     if report.notes:
         yield Text("\n" + "\n".join(report.notes), style="dim")
 
@@ -121,11 +127,20 @@ def environment_line(report: ReportData) -> str:
     return ", ".join(parts)
 
 
+def where_row(report: ReportData) -> tuple[str, str]:
+    """Where the times come from: what to call it, and the place."""
+    found = report.elsewhere
+    if found is None:
+        return "measured on", f"{report.environment.cpu}; {environment_line(report)}"
+    threads = report.environment.threads
+    return "times", f"{found.whence}; {threads} thread" + ("s" if threads != 1 else "")
+
+
 def _environment(report: ReportData) -> Table:
     here = report.environment
     grid = _grid()
     grid.add_row("target", _plain(f"{report.target_title}; {report.precision}"))
-    grid.add_row("measured on", _plain(f"{here.cpu}; {environment_line(report)}"))
+    grid.add_row(*map(_plain, where_row(report)))
     grid.add_row("system", _plain(f"{here.system}; {here.date}"))
     grid.add_row("versions", _plain(", ".join(f"{k} {v}" for k, v in here.versions.items())))
     for what, specs in (("inputs", report.inputs), ("outputs", report.outputs)):
@@ -138,12 +153,18 @@ def summary_rows(report: ReportData) -> list[tuple[str, str, str]]:
     """Name, value and label of each figure of the summary; text and HTML share them."""
     latency, memory = report.latency, report.memory
     whose = "latency" if report.vta is None else "host"
-    spread = f"{units.milliseconds(latency.p10.value)} … {units.milliseconds(latency.p90.value)} ms"
     label = latency.median.label
-    rows = [
-        (f"{whose}, median", f"{units.milliseconds(latency.median.value)} ms", label),
-        (f"{whose}, p10 … p90", f"{spread} ({latency.runs} warm runs)", label),
-    ]
+    middle = f"{units.milliseconds(latency.median.value)} ms"
+    if latency.p10 is None or latency.p90 is None:
+        bound = report.elsewhere is not None and report.elsewhere.basis == "peaks"
+        rows = [(f"{whose}, at least" if bound else whose, middle, label)]
+    else:
+        low, high = map(units.milliseconds, (latency.p10.value, latency.p90.value))
+        rows = [
+            (f"{whose}, median", middle, label),
+            (f"{whose}, p10 … p90", f"{low} … {high} ms ({latency.runs} warm runs)", label),
+        ]
+    rows += elsewhere_rows(report)
     if (rate := report.gflops) is not None:
         flops = units.scaled(report.total_flops.value, "FLOP")
         rows.append(("arithmetic", f"{flops}, {rate.value:.1f} GFLOPS", rate.label))
@@ -175,6 +196,29 @@ def summary_rows(report: ReportData) -> list[tuple[str, str, str]]:
     return rows
 
 
+def elsewhere_rows(report: ReportData) -> list[tuple[str, str, str]]:
+    """What was counted and estimated of a device that is not this machine, and its memory."""
+    found = report.elsewhere
+    if found is None:
+        return []
+    rows = []
+    if found.instructions is not None:
+        count = units.scaled(found.instructions.value, "").rstrip()
+        rows.append(("instructions", f"{count} an inference", found.instructions.label))
+    if found.cycles is not None:
+        cycles = units.scaled(found.cycles.value, "").rstrip()
+        rows.append(("cycles", f"{cycles} ({found.estimator})", found.cycles.label))
+    if found.basis == "device" and found.time is not None:
+        clock = f"at {found.clock.value / 1e3:.2f} GHz"
+        time = f"{units.milliseconds(found.time.value)} ms {clock}"
+        rows.append(("latency without the device", time, found.time.label))
+    if found.peak_memory is not None:
+        rows.append(
+            ("process on the device, peak", units.size(found.peak_memory), found.peak_memory.label)
+        )
+    return rows
+
+
 def coverage_summary(report: ReportData) -> list[tuple[str, str, str]]:
     """What share runs on tuning records, and how many kernels that could have one have none."""
     found = [row for row in report.coverage if row.source == "record"]
@@ -182,7 +226,7 @@ def coverage_summary(report: ReportData) -> list[tuple[str, str, str]]:
         return []
     kernels = sum(row.kernels for row in found)
     flops = sum(row.flops_share.value for row in found)
-    time = Figure.measured(sum(row.share.value for row in found), "%")
+    time = Figure(sum(row.share.value for row in found), "%", report.label)
     of = f"{kernels} of {len(report.tunable)} kernels that can be tuned"
     rows = [
         ("on tuned records", f"{units.percent(time)} of time, {of}", time.label),
@@ -193,7 +237,7 @@ def coverage_summary(report: ReportData) -> list[tuple[str, str, str]]:
         ),
     ]
     if report.misses:
-        missed = Figure.measured(sum(row.share.value for row in report.misses), "%")
+        missed = Figure(sum(row.share.value for row in report.misses), "%", report.label)
         text = f"{units.percent(missed)} of time, {units.kernels(len(report.misses))}"
         rows.append(("could be tuned, no record", text, missed.label))
     return rows
@@ -297,78 +341,113 @@ def _header(title: str, figures: Sequence[Figure | None]) -> str:
 
 
 def _kernels(report: ReportData, top: int, wide: bool) -> Table:
-    """One row for each kernel; its kind only if there is room, since there is a table of kinds."""
+    """One row for each kernel; what there is no room for is left to the page and the JSON."""
     rows = report.kernels
+    counted = any(row.instructions is not None for row in rows)
     table = _table("Kernels, most time first (! met only the generic fallback)")
     table.add_column("operators", overflow="fold")
     if wide:
         table.add_column("kind", overflow="fold", max_width=16)
-    table.add_column("rule", overflow="fold", max_width=14)
+    if wide or not counted:
+        table.add_column("rule", overflow="fold", max_width=14)
     table.add_column("from")
-    texts = [""] * (3 if wide else 2)
-    for title, figures in (
-        ("calls", [r.calls for r in rows]),
-        ("time, ms", [r.time for r in rows]),
-        ("share", [r.share for r in rows]),
-        ("MFLOP", [r.flops for r in rows]),
-        ("MiB", [r.bytes_moved for r in rows]),
-        ("GFLOPS", [r.gflops for r in rows]),
-        ("roof", [r.roofline for r in rows]),
-    ):
-        table.add_column(_header(title, figures), justify="right", no_wrap=True)
+    texts = [""] * (3 if wide else 1 if counted else 2)
+    columns = _columns(counted, wide)
+    for column in columns:
+        figures = [column.figure(row) for row in rows]
+        table.add_column(_header(column.title, figures), justify="right", no_wrap=True)
+    if counted:
+        table.add_column("bound")
+    end = [""] if counted else []
     for row in rows[:top]:
         table.add_row(
             _plain(("! " if row.fallback else "") + units.operators(row)),
             *([_plain(row.kind)] if wide else []),
-            _plain(row.rule),
+            *([_plain(row.rule)] if wide or not counted else []),
             row.source,
-            *_cells(row),
+            *(column.show(column.figure(row)) for column in columns),
+            *([row.bound] if counted else []),
             style="yellow" if row.fallback else None,
         )
     if rest := rows[top:]:
         table.add_row(
-            f"… {len(rest)} more", *texts, *_sums(rest, report.latency.median.value), style="dim"
-        )
-    blank = [""] * 4
-    work = units.count(report.total_flops, 1e6, 1) if report.total_flops.value else ""
-    rate = units.number(report.gflops) if report.gflops is not None else ""
+            f"… {len(rest)} more", *texts,
+            *(c.show(units.total(map(c.figure, rest))) if c.adds else "" for c in columns),
+            *end, style="dim",
+        )  # fmt: skip
     table.add_section()
     for name, time, share in report.overheads:
-        table.add_row(
-            name, *texts, "", units.milliseconds(time.value), units.percent(share), *blank
-        )
+        between = {"time, ms": units.milliseconds(time.value), "share": units.percent(share)}
+        table.add_row(name, *texts, *(between.get(c.title, "") for c in columns), *end)
     table.add_row(
-        "end to end, median", *texts, f"{sum(r.calls.value for r in rows):.0f}",
-        units.milliseconds(report.latency.median.value), "100 %",
-        work, "", rate, "",
+        "end to end" + ("" if report.label == "estimated" else ", median"), *texts,
+        *("" if c.total is None else c.total(report) for c in columns), *end,
         style="bold",
     )  # fmt: skip
     return table
 
 
-def _cells(row: KernelRow) -> tuple[str, ...]:
-    return (
-        f"{row.calls.value:.0f}",
-        units.milliseconds(row.time.value),
-        units.percent(row.share),
-        units.count(row.flops, 1e6, 1),
-        units.count(row.bytes_moved, 2**20, 2),
-        units.number(row.gflops),
-        units.percent(row.roofline),
-    )
+@dataclass(frozen=True, slots=True)
+class _Column:
+    """A column of the kernels' table: a figure of each, and of the whole inference.
+
+    Attributes:
+        title: Its title.
+        figure: The figure of a kernel.
+        show: As text.
+        total: The text of the last row; None for an empty one.
+        adds: Whether the kernels' figures add up to something.
+    """
+
+    title: str
+    figure: Callable[[KernelRow], Figure | None]
+    show: Callable[[Figure | None], str]
+    total: Callable[[ReportData], str] | None = None
+    adds: bool = True
 
 
-def _sums(rows: Sequence[KernelRow], whole: float) -> tuple[str, ...]:
-    time = sum(r.time.value for r in rows)
-    return (
-        f"{sum(r.calls.value for r in rows):.0f}",
-        units.milliseconds(time),
-        units.percent(Figure.measured(100 * time / whole if whole else 0.0, "%")),
-        units.count(units.total(r.flops for r in rows), 1e6, 1),
-        units.count(units.total(r.bytes_moved for r in rows), 2**20, 2),
-        "",
-        "",
+def _columns(counted: bool, wide: bool) -> list[_Column]:
+    """The columns of figures; with counted instructions there is less room for others."""
+
+    def in_millions(figure: Figure | None) -> str:
+        return units.count(figure, 1e6, 1)
+
+    def whole(attribute: str) -> Callable[[ReportData], str]:
+        return lambda report: in_millions(getattr(report.elsewhere, attribute, None))
+
+    calls = _Column(
+        "calls", lambda row: row.calls, lambda figure: units.number(figure, 0),
+        lambda report: f"{sum(row.calls.value for row in report.kernels):.0f}",
+    )  # fmt: skip
+    cost = [
+        _Column("M instr", lambda row: row.instructions, in_millions, whole("instructions")),
+        _Column("M cycles", lambda row: row.cycles, in_millions, whole("cycles")),
+    ]
+    time = [
+        _Column(
+            "time, ms", lambda row: row.time, units.milliseconds_of,
+            lambda report: units.milliseconds(report.latency.median.value),
+        ),
+        _Column("share", lambda row: row.share, units.percent, lambda _report: "100 %"),
+    ]  # fmt: skip
+    flops = _Column(
+        "MFLOP", lambda row: row.flops, in_millions,
+        lambda report: in_millions(report.total_flops) if report.total_flops.value else "",
+    )  # fmt: skip
+    moved = _Column(
+        "MiB", lambda row: row.bytes_moved, lambda figure: units.count(figure, 2**20, 2)
     )
+    rates = [
+        _Column(
+            "GFLOPS", lambda row: row.gflops, units.number,
+            lambda report: "" if report.gflops is None else units.number(report.gflops),
+            adds=False,
+        ),
+        _Column("roof", lambda row: row.roofline, units.percent, adds=False),
+    ]  # fmt: skip
+    if not counted:
+        return [calls, *time, flops, moved, *rates]
+    return [calls, *cost, *time, flops, moved, *rates] if wide else [calls, *cost, *time, rates[1]]
 
 
 def _coverage(report: ReportData) -> Table:
@@ -408,7 +487,7 @@ def _tuning(report: ReportData, top: int) -> Table:
             style="yellow" if row.miss else None,
         )
     if rest := rows[top:]:
-        share = Figure.measured(sum(row.share.value for row in rest), "%")
+        share = Figure(sum(row.share.value for row in rest), "%", report.label)
         missed = sum(1 for row in rest if row.miss)
         table.add_row(
             f"… {len(rest)} more", units.percent(share), f"{missed} without a record", style="dim"

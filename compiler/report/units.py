@@ -22,6 +22,11 @@ def milliseconds(value: float) -> str:
     return f"{value:.{digits}f}"
 
 
+def milliseconds_of(figure: Figure | None) -> str:
+    """Milliseconds of a figure, without the unit."""
+    return MISSING if figure is None else milliseconds(figure.value)
+
+
 def scaled(value: float, unit: str, *, step: int = 1000) -> str:
     """A count with a decimal prefix, or a binary one for `step` 1024: 3.87 GFLOP, 1.5 MiB."""
     if not math.isfinite(value):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from compiler.report import Accuracy, Environment, Figure, Report
+from compiler.report import Accuracy, Elsewhere, Environment, Figure, Report
 from compiler.report.assemble import assemble
 from compiler.report.profile import Profile
 from compiler.stages import KernelInfo, StageRecord
@@ -126,4 +127,64 @@ def make_report(
         inputs=("x: float32[1, 3, 32, 32]",),
         outputs=("y: float32[1, 10]",),
         notes=("Times were made up.",),
+    )
+
+
+@dataclass(frozen=True)
+class FakeCost:
+    instructions: int
+    core_cycles: float
+    memory_cycles: float
+
+    @property
+    def cycles(self) -> float:
+        return max(self.core_cycles, self.memory_cycles)
+
+
+#: One kernel bound by arithmetic, one by memory, one by its other instructions.
+COSTS = {
+    "fused_conv2d_add_relu": FakeCost(9_000_000, 3.0e6, 4e5),
+    "fused_dense": FakeCost(1_200_000, 5e5, 1.5e6),
+    "cumsum": FakeCost(400_000, 3e5, 2e4),
+}
+ELSEWHERE = Elsewhere(
+    basis="estimate",
+    estimator="llvm-mca 19, test-core",
+    clock=Figure.estimated(2000, "MHz"),
+    instructions=Figure.counted(10_600_000, "instructions"),
+    cycles=Figure.estimated(4.8e6, "cycles"),
+    time=Figure.estimated(2.4, "ms"),
+)
+ESTIMATED = Profile(
+    run_ms=(2.4,),
+    warmup=0,
+    call_names=("fused_conv2d_add_relu", "fused_conv2d_add_relu", "fused_dense", "cumsum"),
+    call_ms=(0.75, 0.75, 0.75, 0.15),
+    replay_ms=(2.4,),
+    overhead_us=0.0,
+    allocated_bytes=0,
+    live_bytes=(0,) * 4,
+)
+
+
+def make_estimated(
+    elsewhere: Elsewhere = ELSEWHERE, profile: Profile = ESTIMATED, label: str = "estimated"
+) -> Report:
+    """A report of a device that is not this machine."""
+    return assemble(
+        profile,
+        name="tiny-net",
+        target=replace(TARGET, name="arm/test-core", family="arm"),
+        environment=replace(ENVIRONMENT, pinned_core=None),
+        kernels=KERNELS,
+        stages=STAGES,
+        planned_activation_bytes=3_000_000,
+        process_rss=None,
+        sizes={"parameters": 8_400_000, "runtime on the device": 5_000_000},
+        accuracy=None,
+        notes=("Times were made up.",),
+        label=label,
+        costs=COSTS,
+        cache_bandwidths={"L1": 32e9, "L2": 16e9},
+        elsewhere=elsewhere,
     )

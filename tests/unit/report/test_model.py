@@ -80,7 +80,7 @@ def test_every_figure_has_a_label_and_numbers_stand_in_figures_only() -> None:
 
 
 def test_unknown_label_is_refused() -> None:
-    with pytest.raises(ValueError, match="measured, emulated, simulated, estimated"):
+    with pytest.raises(ValueError, match="measured, counted, emulated, simulated, estimated"):
         Figure(1.0, "ms", "guessed")
 
 
