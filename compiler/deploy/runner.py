@@ -16,16 +16,27 @@ from pathlib import Path
 from compiler.deploy.cache import cached
 from compiler.elf import MACHINES, read_shared_object
 from compiler.errors import DeployError
-from compiler.native import RUNNER_SOURCES
+from compiler.native import KERNEL_SOURCE, RUNNER_SOURCES
 
 #: Oldest C library of a device that the runner works with.
 GLIBC = "2.28"
+#: Calls one kernel, see `build_kernel_program`.
+KERNEL_PROGRAM = "kernel"
 PROGRAM, LIBRARY, HEADER, EXAMPLE = "run", "libtilewright.so", "tilewright.h", "example.c"
 _LIBRARY_SOURCES = ("model.c", "npy.c", "ffi.c")
 _PROGRAM_SOURCES = ("main.c", "rpc.c", *_LIBRARY_SOURCES)
 _FLAGS = ("-std=c11", "-D_GNU_SOURCE", "-O2", "-fPIC", "-DNDEBUG")
-_ZIG_TARGETS = {"aarch64": f"aarch64-linux-gnu.{GLIBC}", "x86_64": f"x86_64-linux-gnu.{GLIBC}"}
-_GCC = {"aarch64": "aarch64-linux-gnu-gcc", "x86_64": "x86_64-linux-gnu-gcc"}
+_ZIG_TARGETS = {
+    "aarch64": (f"aarch64-linux-gnu.{GLIBC}",),
+    "x86_64": (f"x86_64-linux-gnu.{GLIBC}",),
+    "armv7l": (f"arm-linux-gnueabihf.{GLIBC}", "-mcpu=cortex_a7"),
+}
+#: Prefixes of Debian's cross compilers.
+_GNU = {
+    "aarch64": "aarch64-linux-gnu",
+    "x86_64": "x86_64-linux-gnu",
+    "armv7l": "arm-linux-gnueabihf",
+}
 _SECONDS = 1800
 
 #: Called with what is being done, before it is.
@@ -33,7 +44,15 @@ Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class _Compiler:
+class CrossCompiler:
+    """A compiler for one machine.
+
+    Attributes:
+        name: For people.
+        command: Its program with the arguments that come first.
+        identity: What its output depends on: its version.
+    """
+
     name: str
     command: tuple[str, ...]
     identity: str
@@ -55,7 +74,7 @@ def build_runner(machine: str, libraries: Sequence[Path], tell: Tell | None = No
         DeployError: There is no compiler for the machine, or it fails.
         FileError: The cache cannot be written.
     """
-    compiler = _find_compiler(machine)
+    compiler = find_compiler(machine)
     label = hashlib.sha256("\n".join([compiler.identity, *_FLAGS]).encode())
     for source in RUNNER_SOURCES:
         label.update(source.name.encode() + source.read_bytes())
@@ -70,29 +89,64 @@ def build_runner(machine: str, libraries: Sequence[Path], tell: Tell | None = No
     return cached(f"runner/{machine}-{label.hexdigest()[:16]}", make)
 
 
-def _build(compiler: _Compiler, machine: str, libraries: Sequence[Path], folder: Path) -> None:
+def build_kernel_program(machine: str, tell: Tell | None = None) -> Path:
+    """The program that calls one compiled kernel, built once and kept.
+
+    It needs nothing of TVM on the machine. The counter of emulated code works with it.
+
+    Args:
+        machine: As ``uname -m`` prints it.
+        tell: Called before it is built, which takes some seconds.
+
+    Raises:
+        DeployError: There is no compiler for the machine, or it fails.
+        FileError: The cache cannot be written.
+    """
+    compiler = find_compiler(machine)
+    label = hashlib.sha256("\n".join([compiler.identity, *_FLAGS]).encode())
+    label.update(KERNEL_SOURCE.read_bytes())
+
+    def make(folder: Path) -> None:
+        if tell is not None:
+            tell(f"building the program that calls kernels for {machine}, once")
+        call_compiler(
+            compiler,
+            [*_FLAGS, *_includes(), str(KERNEL_SOURCE), "-rdynamic", "-ldl",
+             "-o", str(folder / KERNEL_PROGRAM)],
+        )  # fmt: skip
+
+    return cached(f"kernel/{machine}-{label.hexdigest()[:16]}", make) / KERNEL_PROGRAM
+
+
+def _includes() -> list[str]:
     import tvm_ffi.libinfo
 
-    include = ["-isystem", tvm_ffi.libinfo.find_include_path()]
     dlpack = tvm_ffi.libinfo.find_dlpack_include_path()
-    include += ["-isystem", dlpack] if dlpack else []
+    found = ["-isystem", tvm_ffi.libinfo.find_include_path()]
+    return [*found, *(["-isystem", dlpack] if dlpack else [])]
+
+
+def _build(compiler: CrossCompiler, machine: str, libraries: Sequence[Path], folder: Path) -> None:
+    include = _includes()
     objects: dict[str, Path] = {}
     for name in dict.fromkeys(_PROGRAM_SOURCES):
         source = next(path for path in RUNNER_SOURCES if path.name == name)
         objects[name] = folder / f"{name}.o"
         # Relative names, so that no folder of this machine gets into the result.
         prefix = f"-ffile-prefix-map={source.parent}=."
-        _call(compiler, [*_FLAGS, prefix, *include, "-c", str(source), "-o", str(objects[name])])
+        call_compiler(
+            compiler, [*_FLAGS, prefix, *include, "-c", str(source), "-o", str(objects[name])]
+        )
     # The runtime registers what the runner calls by name, so that nothing seems to need it.
     tvm = ["-Wl,--no-as-needed", *map(str, libraries)]
     program = [*(str(objects[name]) for name in _PROGRAM_SOURCES), "-lm"]
     shared = [str(objects[name]) for name in _LIBRARY_SOURCES]
     common = ["-s", "-Wl,--build-id=none"]
-    _call(
+    call_compiler(
         compiler,
         [*common, *program, *tvm, "-Wl,-rpath,$ORIGIN/lib", "-o", str(folder / PROGRAM)],
     )
-    _call(
+    call_compiler(
         compiler,
         ["-shared", *common, *shared, *tvm, "-Wl,-rpath,$ORIGIN", "-o", str(folder / LIBRARY)],
     )
@@ -108,29 +162,42 @@ def _build(compiler: _Compiler, machine: str, libraries: Sequence[Path], folder:
             )
 
 
-def _find_compiler(machine: str) -> _Compiler:
-    """A C compiler for the machine: zig's if it is there, else the system's."""
+def find_compiler(machine: str, language: str = "c") -> CrossCompiler:
+    """A compiler for the machine: zig's if it is there, else the system's.
+
+    Args:
+        machine: As ``uname -m`` prints it there.
+        language: ``c`` or ``c++``.
+
+    Raises:
+        DeployError: There is none.
+    """
     if machine in _ZIG_TARGETS and importlib.util.find_spec("ziglang") is not None:
-        command = (sys.executable, "-m", "ziglang", "cc", "-target", _ZIG_TARGETS[machine])
-        return _Compiler("zig", command, f"zig {metadata.version('ziglang')}")
-    names = [_GCC[machine]] if machine in _GCC else []
-    names += ["gcc"] if os.uname().machine == machine else []
+        program = {"c": "cc", "c++": "c++"}[language]
+        command = (sys.executable, "-m", "ziglang", program, "-target", *_ZIG_TARGETS[machine])
+        return CrossCompiler("zig", command, f"zig {metadata.version('ziglang')}")
+    program = {"c": "gcc", "c++": "g++"}[language]
+    names = [f"{_GNU[machine]}-{program}"] if machine in _GNU else []
+    names += [program] if os.uname().machine == machine else []
     for name in names:
-        program = shutil.which(name)
-        if program is not None:
-            done = subprocess.run(
-                [program, "--version"], capture_output=True, text=True, check=False
-            )
-            return _Compiler(name, (program,), (done.stdout.splitlines() or [name])[0])
+        found = shutil.which(name)
+        if found is not None:
+            done = subprocess.run([found, "--version"], capture_output=True, text=True, check=False)
+            return CrossCompiler(name, (found,), (done.stdout.splitlines() or [name])[0])
     raise DeployError(
-        f"there is no C compiler for {machine}",
+        f"there is no {language.upper()} compiler for {machine}",
         where=machine,
         hint="pip install ziglang, or install a cross compiler such as Debian's package "
-        "gcc-aarch64-linux-gnu",
+        f"{program}-{_GNU.get(machine, 'aarch64-linux-gnu')}",
     )
 
 
-def _call(compiler: _Compiler, arguments: list[str]) -> None:
+def call_compiler(compiler: CrossCompiler, arguments: list[str]) -> None:
+    """Run a compiler.
+
+    Raises:
+        DeployError: It fails.
+    """
     try:
         done = subprocess.run(
             [*compiler.command, *arguments],
@@ -149,4 +216,17 @@ def _call(compiler: _Compiler, arguments: list[str]) -> None:
         )
 
 
-__all__ = ["EXAMPLE", "GLIBC", "HEADER", "LIBRARY", "PROGRAM", "build_runner"]
+__all__ = [
+    "EXAMPLE",
+    "GLIBC",
+    "HEADER",
+    "KERNEL_PROGRAM",
+    "LIBRARY",
+    "PROGRAM",
+    "CrossCompiler",
+    "Tell",
+    "build_kernel_program",
+    "build_runner",
+    "call_compiler",
+    "find_compiler",
+]

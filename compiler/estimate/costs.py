@@ -6,9 +6,9 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 
 from compiler.errors import EmulationError
 from compiler.estimate.counting import Block
@@ -19,9 +19,14 @@ from targets.spec import TargetSpec
 COVERED = 0.995
 #: LLVM 19 gives Cortex-A76 the figures of Cortex-A72; Neoverse N1 is the same core.
 _MODELS = {"cortex-a76": "neoverse-n1"}
-_ITERATIONS = 50
+#: Two numbers of iterations; the difference of their cycles leaves out how pipelines fill.
+_FEW, _MANY = 8, 24
 #: Blocks of one call of llvm-mca.
 _BATCH = 200
+#: What no kernel has, put between blocks: bytes, and what the disassembler calls them.
+_SEPARATORS = (("0x00 0x00 0x00 0x00", "udf"), ("0x0f 0x0b", "ud2"))
+#: Prefixes of x86 that the disassembler writes on a line of their own.
+_PREFIXES = frozenset(("lock", "rep", "repne", "repe", "data16", "notrack", "bnd", "xacquire"))
 _SECONDS = 600
 _VERSION = re.compile(r"LLVM version (\d+)")
 
@@ -69,60 +74,88 @@ def cost_model(spec: TargetSpec) -> CostModel:
     )
 
 
-def block_cycles(blocks: Sequence[Block], model: CostModel) -> dict[bytes, float]:
-    """Cycles of one run of each block, in a loop of its own.
+class BlockCosts:
+    """Cycles of blocks by their code, each asked of llvm-mca once. Threads may share it.
 
     Args:
-        blocks: What ran.
         model: The program.
+    """
 
-    Returns:
-        Cycles by a block's code.
+    def __init__(self, model: CostModel) -> None:
+        self.model = model
+        self._known: dict[bytes, float] = {}
+        self._lock = threading.Lock()
+
+    def cycles(self, blocks: Sequence[Block]) -> dict[bytes, float]:
+        """Cycles of one run of each block, in a loop of its own.
+
+        Args:
+            blocks: What ran.
+
+        Returns:
+            Cycles by a block's code.
+
+        Raises:
+            EmulationError: llvm-mca fails.
+        """
+        weights: dict[bytes, int] = {}
+        for block in blocks:
+            weights[block.code] = weights.get(block.code, 0) + block.count * block.instructions
+        lengths = {block.code: block.instructions for block in blocks}
+        total, seen = sum(weights.values()), 0
+        hot: list[bytes] = []
+        for code, weight in sorted(weights.items(), key=lambda item: -item[1]):
+            hot.append(code)
+            seen += weight
+            if seen >= COVERED * total:
+                break
+        with self._lock:
+            found = {code: self._known[code] for code in hot if code in self._known}
+        unknown = [code for code in hot if code not in found]
+        for start in range(0, len(unknown), _BATCH):
+            found.update(_analyze(unknown[start : start + _BATCH], self.model))
+        with self._lock:
+            self._known.update(found)
+        known = sum(weights[code] for code in found)
+        cycles = sum(weights[code] / lengths[code] * found[code] for code in found)
+        rate = cycles / known if known else 1.0
+        return {code: found.get(code, rate * lengths[code]) for code in weights}
+
+
+def block_cycles(blocks: Sequence[Block], model: CostModel) -> dict[bytes, float]:
+    """As `BlockCosts.cycles`, for once.
 
     Raises:
         EmulationError: llvm-mca fails.
     """
-    weights: dict[bytes, int] = {}
-    for block in blocks:
-        weights[block.code] = weights.get(block.code, 0) + block.count * block.instructions
-    lengths = {block.code: block.instructions for block in blocks}
-    total, seen = sum(weights.values()), 0
-    hot: list[bytes] = []
-    for code, weight in sorted(weights.items(), key=lambda item: -item[1]):
-        hot.append(code)
-        seen += weight
-        if seen >= COVERED * total:
-            break
-    found: dict[bytes, float] = {}
-    for start in range(0, len(hot), _BATCH):
-        found.update(_analyze(hot[start : start + _BATCH], lengths, model))
-    known = sum(weights[code] for code in found)
-    cycles = sum(weights[code] / lengths[code] * found[code] for code in found)
-    rate = cycles / known if known else 1.0
-    return {code: found.get(code, rate * lengths[code]) for code in weights}
+    return BlockCosts(model).cycles(blocks)
 
 
-def _analyze(
-    codes: Sequence[bytes], lengths: Mapping[bytes, int], model: CostModel
-) -> dict[bytes, float]:
+def _analyze(codes: Sequence[bytes], model: CostModel) -> dict[bytes, float]:
     text = []
-    lines = iter(_disassemble(b"".join(codes), model))
-    for i, code in enumerate(codes):
-        text += [f"# LLVM-MCA-BEGIN b{i}", *islice(lines, lengths[code]), f"# LLVM-MCA-END b{i}"]
-    if next(lines, None) is not None:
-        raise EmulationError(
-            "the disassembler and the emulator count differently", where=str(model)
-        )
+    for i, lines in enumerate(_disassemble(codes, model)):
+        text += [f"# LLVM-MCA-BEGIN b{i}", *lines, f"# LLVM-MCA-END b{i}"]
+    assembly = "\n".join(text) + "\n"
+    few, many = (_total_cycles(assembly, n, model) for n in (_FEW, _MANY))
+    return {
+        code: max(0.0, (many[i] - few[i]) / (_MANY - _FEW))
+        for i, code in enumerate(codes)
+        if i in few and i in many
+    }
+
+
+def _total_cycles(assembly: str, iterations: int, model: CostModel) -> dict[int, float]:
+    """Cycles of so many iterations of each region, by its number."""
     command = [
         model.mca, f"-mtriple={model.triple}", f"-mcpu={model.processor}",
-        f"-iterations={_ITERATIONS}", "-json",
-        "-skip-unsupported-instructions=any",
+        f"-iterations={iterations}", "-json", "-skip-unsupported-instructions=any",
+        "-instruction-info=false", "-resource-pressure=false",
     ]  # fmt: skip
-    answer = _run(command, "\n".join(text) + "\n")
+    answer = _run(command, assembly)
     try:
         regions = json.loads(answer[answer.index("{") :])["CodeRegions"]
         return {
-            codes[int(region["Name"][1:])]: region["SummaryView"]["TotalCycles"] / _ITERATIONS
+            int(region["Name"][1:]): float(region["SummaryView"]["TotalCycles"])
             for region in regions
         }
     except (ValueError, KeyError, IndexError, TypeError) as error:
@@ -131,23 +164,44 @@ def _analyze(
         ) from error
 
 
-def _disassemble(code: bytes, model: CostModel) -> list[str]:
+def _disassemble(codes: Sequence[bytes], model: CostModel) -> list[list[str]]:
+    """The instructions of each block.
+
+    On x86 the emulator's last instruction of a page may be cut off; it is left out.
+    """
     command = [model.mc, "--disassemble", f"-triple={model.triple}", f"-mcpu={model.processor}"]
-    text = _run(command, " ".join(f"0x{byte:02x}" for byte in code) + "\n")
-    return [line for line in text.splitlines() if line.strip() and not line.startswith("\t.")]
+    mark, trap = _SEPARATORS[model.triple.partition("-")[0] == "x86_64"]
+    groups = [" ".join(f"0x{byte:02x}" for byte in code) for code in codes]
+    # Brackets keep what is before a separator from swallowing it.
+    text = f"\n[{mark}]\n".join(f"[{group}]" for group in groups)
+    blocks: list[list[str]] = [[]]
+    for line in _run(command, text + "\n", partial=True).splitlines():
+        lines, word = blocks[-1], line.strip()
+        if not word or line.startswith("\t."):
+            continue
+        if word.partition("\t")[0] == trap:
+            blocks.append([])
+        elif lines and lines[-1].strip() in _PREFIXES:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(line)
+    if len(blocks) != len(codes):
+        raise EmulationError("the code cannot be disassembled", where=str(model))
+    return blocks
 
 
-def _run(command: list[str], text: str) -> str:
+def _run(command: list[str], text: str, *, partial: bool = False) -> str:
+    """What a program answers; with `partial` also if it warns of a part that it cannot read."""
     try:
         done = subprocess.run(
             command, input=text, capture_output=True, text=True, timeout=_SECONDS, check=False
         )
     except (OSError, subprocess.SubprocessError) as error:
         raise EmulationError(f"{command[0]} failed: {error}", where="estimate") from error
-    if done.returncode:
+    if done.returncode and not (partial and done.stdout.strip()):
         lines = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
         raise EmulationError(f"{command[0]} failed: {lines[0][:200]}", where="estimate")
     return done.stdout
 
 
-__all__ = ["COVERED", "CostModel", "block_cycles", "cost_model"]
+__all__ = ["COVERED", "BlockCosts", "CostModel", "block_cycles", "cost_model"]

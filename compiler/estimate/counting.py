@@ -7,13 +7,13 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from operator import add
 from pathlib import Path
 
 from compiler.deploy.cache import cached
 from compiler.errors import EmulationError
-from compiler.native import COUNTER_SOURCE
+from compiler.native import COUNTER_SOURCES
 from targets.spec import TargetSpec
 
 #: QEMU's program and the C library of each machine that is emulated.
@@ -40,12 +40,18 @@ class Block:
         instructions: How many it has.
         count: How often it ran.
         code: Its bytes.
+        accesses: To memory, all runs together; 0 if no caches were simulated.
+        misses: Of each level, the nearest first; empty if no caches were simulated.
+        ahead: Those of them that a prefetcher would have seen coming.
     """
 
     address: int
     instructions: int
     count: int
     code: bytes
+    accesses: int = 0
+    misses: tuple[int, ...] = ()
+    ahead: tuple[int, ...] = ()
 
 
 def emulator(spec: TargetSpec) -> list[str]:
@@ -90,7 +96,7 @@ def count_blocks(folder: Path, spec: TargetSpec) -> tuple[Block, ...]:
         FileError: The cache cannot be written.
     """
     command = emulator(spec)
-    plugin = _plugin()
+    plugin = counter_plugin()
     with tempfile.TemporaryDirectory(prefix="tilewright-count-") as work:
         blocks, maps = Path(work) / "blocks", Path(work) / "maps"
         command += ["-plugin", f"{plugin},out={blocks}"]
@@ -119,8 +125,23 @@ def count_blocks(folder: Path, spec: TargetSpec) -> tuple[Block, ...]:
             ) from error
 
 
-def _plugin() -> Path:
-    source = COUNTER_SOURCE.read_bytes()
+def cache_option(spec: TargetSpec) -> str:
+    """The plugin's option for the caches of a processor, as one core that runs alone has them."""
+    parts = (
+        f"{cache.size_bytes}:{cache.line_bytes}:{cache.ways or 16}"
+        for cache in sorted(spec.caches, key=lambda cache: cache.level)
+    )
+    return f"caches={'/'.join(parts)}"
+
+
+def counter_plugin() -> Path:
+    """The plugin of QEMU that counts, compiled once and kept.
+
+    Raises:
+        EmulationError: There is no C compiler, or it fails.
+        FileError: The cache cannot be written.
+    """
+    source = b"".join(path.read_bytes() for path in COUNTER_SOURCES)
 
     def make(folder: Path) -> None:
         compiler = shutil.which("gcc") or shutil.which("cc") or shutil.which("clang")
@@ -132,7 +153,7 @@ def _plugin() -> Path:
             )
         done = subprocess.run(
             [compiler, "-shared", "-fPIC", "-O2", "-o", str(folder / "libcounter.so"),
-             str(COUNTER_SOURCE)],
+             *(str(path) for path in COUNTER_SOURCES if path.suffix == ".c")],
             capture_output=True, text=True, check=False,
         )  # fmt: skip
         if done.returncode:
@@ -152,21 +173,55 @@ def _base(maps: str, library: Path) -> int:
     raise ValueError("the module is not in memory")
 
 
-def _read(text: str, base: int, size: int) -> tuple[Block, ...]:
-    """Blocks of the module; those of one address and length are one block."""
+def read_blocks(text: str) -> tuple[Block, ...]:
+    """The blocks in what the plugin wrote, as it wrote them.
+
+    Raises:
+        ValueError: It is incomplete, or no list of blocks.
+    """
     lines = text.splitlines()
     if not lines or lines[-1] != "end":
         raise ValueError("the list of blocks is incomplete")
-    counts: dict[tuple[int, bytes], int] = defaultdict(int)
-    lengths: dict[tuple[int, bytes], int] = {}
+    blocks = []
     for line in lines[:-1]:
-        address, instructions, count, code = line.split(" ")
-        key = (int(address, 16) - base, bytes.fromhex(code))
+        address, instructions, count, code, *rest = line.split(" ")
+        accesses, *missed = map(int, rest or ["0"])
+        blocks.append(
+            Block(int(address, 16), int(instructions), int(count), bytes.fromhex(code), accesses,
+                  tuple(missed[0::2]), tuple(missed[1::2]))
+        )  # fmt: skip
+    return tuple(blocks)
+
+
+def _read(text: str, base: int, size: int) -> tuple[Block, ...]:
+    """Blocks of the module; those of one address and length are one block."""
+    found: dict[tuple[int, bytes], Block] = {}
+    for block in read_blocks(text):
+        key = (block.address - base, block.code)
         # Segments of a shared object are mapped a little further apart than they lie in it.
-        if 0 <= key[0] < size + (1 << 20):
-            counts[key] += int(count)
-            lengths[key] = int(instructions)
-    return tuple(Block(at, lengths[at, c], n, c) for (at, c), n in sorted(counts.items()))
+        if not 0 <= key[0] < size + (1 << 20):
+            continue
+        known = found.get(key)
+        found[key] = (
+            replace(block, address=key[0])
+            if known is None
+            else replace(
+                known,
+                count=known.count + block.count,
+                accesses=known.accesses + block.accesses,
+                misses=tuple(map(add, known.misses, block.misses)),
+                ahead=tuple(map(add, known.ahead, block.ahead)),
+            )
+        )
+    return tuple(found[key] for key in sorted(found))
 
 
-__all__ = ["EMULATORS", "Block", "count_blocks", "emulator"]
+__all__ = [
+    "EMULATORS",
+    "Block",
+    "cache_option",
+    "count_blocks",
+    "counter_plugin",
+    "emulator",
+    "read_blocks",
+]

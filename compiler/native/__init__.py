@@ -14,8 +14,12 @@ AMX_PERMISSION_SOURCE = Path(__file__).parent / "amx_permission.c"
 #: The runner for devices without Python, and the C interface to a deployed model.
 RUNNER_FOLDER = Path(__file__).parent / "runner"
 RUNNER_SOURCES = tuple(sorted(RUNNER_FOLDER.iterdir()))
-#: Counts blocks of emulated code, a plugin of QEMU.
-COUNTER_SOURCE = Path(__file__).parent / "counter" / "counter.c"
+#: Counts blocks of emulated code and their cache misses, a plugin of QEMU.
+COUNTER_SOURCES = tuple(sorted((Path(__file__).parent / "counter").iterdir()))
+#: Calls one compiled kernel, in emulation.
+KERNEL_SOURCE = Path(__file__).parent / "kernel" / "kernel.c"
+#: What TVM's runtime is built of for machines that there is no package for.
+RUNTIME_FOLDER = Path(__file__).parent / "runtime"
 _SYMBOL = "tilewright_request_amx"
 
 _REASONS = {
@@ -66,8 +70,10 @@ def check_amx(library: Path, name: str) -> None:
 
 __all__ = [
     "AMX_PERMISSION_SOURCE",
-    "COUNTER_SOURCE",
+    "COUNTER_SOURCES",
+    "KERNEL_SOURCE",
     "RUNNER_FOLDER",
     "RUNNER_SOURCES",
+    "RUNTIME_FOLDER",
     "check_amx",
 ]

@@ -1,17 +1,23 @@
-/* A plugin of QEMU's user-mode emulator: how often each block of translated code ran.
+/* A plugin of QEMU's user-mode emulator: how often each block of translated code ran, and what it
+ * would have missed in the caches.
  *
- *     qemu-aarch64 -plugin libcounter.so,out=FILE ...
+ *     qemu-aarch64 -plugin libcounter.so,out=FILE[,caches=BYTES:LINE:WAYS/...] ...
  *
  * At exit it writes one line for each block: its address, its number of instructions, how often it
- * ran, and its bytes, all in hexadecimal but the counts. Distributions ship no header for plugins,
- * so that the few declarations needed of version 1 of the interface (QEMU 4.2 and later,
- * docs/devel/tcg-plugins) are written out here. One thread is counted exactly; several are not. */
+ * ran, and its bytes, all in hexadecimal but the counts; with caches also its accesses to memory and,
+ * for each level, its misses and those of them that a prefetcher would have seen coming. A program
+ * can say by system calls that do not exist what is to be counted (see kernel.c); all of it is
+ * counted if it says nothing. Distributions ship no header for plugins, so that the few
+ * declarations needed of version 1 of the interface (QEMU 4.2 and later, docs/devel/tcg-plugins)
+ * are written out here. One thread is counted exactly; several are not. */
 #include <inttypes.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "caches.h"
 
 typedef uint64_t qemu_plugin_id_t;
 typedef struct qemu_info_t qemu_info_t;
@@ -32,18 +38,51 @@ extern struct qemu_plugin_insn* qemu_plugin_tb_get_insn(const struct qemu_plugin
                                                         size_t index);
 extern const void* qemu_plugin_insn_data(const struct qemu_plugin_insn* instruction);
 extern size_t qemu_plugin_insn_size(const struct qemu_plugin_insn* instruction);
+enum qemu_plugin_cb_flags { QEMU_PLUGIN_CB_NO_REGS };
+enum qemu_plugin_mem_rw { QEMU_PLUGIN_MEM_RW = 3 };
+typedef uint32_t qemu_plugin_meminfo_t;
+extern void qemu_plugin_register_vcpu_mem_cb(
+    struct qemu_plugin_insn* instruction,
+    void (*call)(unsigned int, qemu_plugin_meminfo_t, uint64_t, void*),
+    enum qemu_plugin_cb_flags flags, enum qemu_plugin_mem_rw kind, void* data);
+extern unsigned int qemu_plugin_mem_size_shift(qemu_plugin_meminfo_t info);
+extern void qemu_plugin_register_vcpu_syscall_cb(
+    qemu_plugin_id_t id,
+    void (*call)(qemu_plugin_id_t, unsigned int, int64_t, uint64_t, uint64_t, uint64_t, uint64_t,
+                 uint64_t, uint64_t, uint64_t, uint64_t));
 
 __attribute__((visibility("default"))) int qemu_plugin_version = 1;
 
-typedef struct Block {
-  struct Block* next;
-  uint64_t address, count;
+/* The system calls of kernel.c. */
+enum { CALL_BEGIN = 77701, CALL_END = 77702, CALL_WARM = 77703 };
+
+typedef struct Block Block;
+
+typedef struct {
+  Block* block;
+  Pace pace;
+} Site;
+
+struct Block {
+  Block* next;
+  uint64_t address, count, counted;
   size_t instructions, size;
+  Misses misses;
+  Site* sites; /* one for each instruction, if there are caches */
   unsigned char bytes[];
-} Block;
+};
 
 static Block* blocks;
 static char path[4096];
+static bool active = true, ended;
+
+static void accessed(unsigned int cpu, qemu_plugin_meminfo_t info, uint64_t address, void* data) {
+  (void)cpu;
+  Site* site = data;
+  if (active)
+    caches_access(address, 1u << qemu_plugin_mem_size_shift(info), &site->pace,
+                  &site->block->misses);
+}
 
 static void translated(qemu_plugin_id_t id, struct qemu_plugin_tb* block) {
   (void)id;
@@ -54,15 +93,55 @@ static void translated(qemu_plugin_id_t id, struct qemu_plugin_tb* block) {
   if (entry == NULL) abort();
   entry->address = qemu_plugin_tb_vaddr(block);
   entry->instructions = instructions;
+  if (caches_levels() > 0) {
+    entry->sites = calloc(instructions, sizeof *entry->sites);
+    if (entry->sites == NULL) abort();
+  }
   for (size_t i = 0; i < instructions; ++i) {
     struct qemu_plugin_insn* instruction = qemu_plugin_tb_get_insn(block, i);
     size_t bytes = qemu_plugin_insn_size(instruction);
     memcpy(entry->bytes + entry->size, qemu_plugin_insn_data(instruction), bytes);
     entry->size += bytes;
+    if (entry->sites != NULL) {
+      entry->sites[i].block = entry;
+      qemu_plugin_register_vcpu_mem_cb(instruction, accessed, QEMU_PLUGIN_CB_NO_REGS,
+                                       QEMU_PLUGIN_MEM_RW, &entry->sites[i]);
+    }
   }
   entry->next = blocks;
   blocks = entry;
   qemu_plugin_register_vcpu_tb_exec_inline(block, QEMU_PLUGIN_INLINE_ADD_U64, &entry->count, 1);
+}
+
+/* Forget what was counted so far. */
+static void begin(void) {
+  for (Block* block = blocks; block != NULL; block = block->next) {
+    block->count = 0;
+    memset(&block->misses, 0, sizeof block->misses);
+  }
+  active = true;
+}
+
+/* Keep what was counted, whatever comes. */
+static void end(void) {
+  for (Block* block = blocks; block != NULL; block = block->next) block->counted = block->count;
+  active = false;
+  ended = true;
+}
+
+static void called(qemu_plugin_id_t id, unsigned int cpu, int64_t number, uint64_t address,
+                   uint64_t bytes, uint64_t c, uint64_t d, uint64_t e, uint64_t f, uint64_t g,
+                   uint64_t h) {
+  (void)id, (void)cpu, (void)c, (void)d, (void)e, (void)f, (void)g, (void)h;
+  if (number == CALL_BEGIN) begin();
+  if (number == CALL_END) end();
+  if (number == CALL_WARM && caches_levels() > 0) {
+    Pace pace = {0};
+    Misses nobodys = {0};
+    active = false; /* what the program does until it begins is not the kernel's */
+    for (uint64_t at = address; at < address + bytes; at += 16)
+      caches_access(at, 1, &pace, &nobodys);
+  }
 }
 
 static void finished(qemu_plugin_id_t id, void* data) {
@@ -71,10 +150,13 @@ static void finished(qemu_plugin_id_t id, void* data) {
   FILE* file = fopen(path, "w");
   if (file == NULL) return; /* whoever reads it will miss it */
   for (const Block* block = blocks; block != NULL; block = block->next) {
-    if (block->count == 0) continue;
-    fprintf(file, "%" PRIx64 " %zu %" PRIu64 " ", block->address, block->instructions,
-            block->count);
+    uint64_t count = ended ? block->counted : block->count;
+    if (count == 0) continue;
+    fprintf(file, "%" PRIx64 " %zu %" PRIu64 " ", block->address, block->instructions, count);
     for (size_t i = 0; i < block->size; ++i) fprintf(file, "%02x", block->bytes[i]);
+    if (caches_levels() > 0) fprintf(file, " %" PRIu64, block->misses.accesses);
+    for (int i = 0; i < caches_levels(); ++i)
+      fprintf(file, " %" PRIu64 " %" PRIu64, block->misses.misses[i], block->misses.ahead[i]);
     fputc('\n', file);
   }
   fputs("end\n", file); /* without it the file is incomplete */
@@ -85,14 +167,20 @@ __attribute__((visibility("default"))) int qemu_plugin_install(qemu_plugin_id_t 
                                                                const qemu_info_t* info, int count,
                                                                char** arguments) {
   (void)info;
-  for (int i = 0; i < count; ++i)
+  for (int i = 0; i < count; ++i) {
     if (strncmp(arguments[i], "out=", 4) == 0)
       snprintf(path, sizeof path, "%s", arguments[i] + 4);
+    if (strncmp(arguments[i], "caches=", 7) == 0 && !caches_set_up(arguments[i] + 7)) {
+      fprintf(stderr, "counter: no caches: %s\n", arguments[i] + 7);
+      return 1;
+    }
+  }
   if (path[0] == '\0') {
     fputs("counter: out=FILE is missing\n", stderr);
     return 1;
   }
   qemu_plugin_register_vcpu_tb_trans_cb(id, translated);
+  qemu_plugin_register_vcpu_syscall_cb(id, called);
   qemu_plugin_register_atexit_cb(id, finished, NULL);
   return 0;
 }

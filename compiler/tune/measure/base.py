@@ -64,7 +64,7 @@ Outcome: TypeAlias = Measured | Rejected | Failed
 class Measurer(Protocol):
     """Builds and times candidates. Nothing that a candidate does may end the search.
 
-    A measurer whose latencies are simulated says so: its attribute ``label`` is ``simulated``.
+    A measurer whose latencies are simulated or estimated says so by its attribute ``label``.
     """
 
     @property

@@ -18,6 +18,7 @@ from compiler.tune.measure.settings import Limits, Timing
 from compiler.tune.measure.stages import Cancelled
 from compiler.tune.measure.work import write_spec
 from schedules.records import Cpu
+from schedules.records.record import Label
 from schedules.space import Choice
 from targets.spec import TargetSpec
 
@@ -42,6 +43,7 @@ class LocalRunner:
     """
 
     name = "local"
+    label: Label = "measured"
 
     def __init__(
         self,

@@ -68,7 +68,7 @@ def _import(kernels: str) -> None:
     import schedules.tvm_adapter  # noqa: F401 likewise
 
     importlib.import_module(kernels)
-    for role in ("work", "run", "remote"):
+    for role in ("work", "run", "remote", "emulate"):
         importlib.import_module(f"compiler.tune.measure.{role}")
     gc.collect()
     gc.freeze()  # what is shared with the workers must not be touched, or it is copied

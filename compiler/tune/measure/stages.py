@@ -10,6 +10,7 @@ from typing import Protocol, TypeAlias
 
 from compiler.tune.measure.base import Failed, Outcome
 from schedules.records import Cpu
+from schedules.records.record import Label
 from schedules.space import Choice
 
 #: Asked often: whether nobody waits for the answer any more.
@@ -57,6 +58,10 @@ class Runner(Protocol):
     @property
     def cpu(self) -> Cpu:
         """The processor that they run on, for records."""
+
+    @property
+    def label(self) -> Label:
+        """Whether latencies are measured or estimated."""
 
     @property
     def shares_cores(self) -> bool:
