@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from functools import partial
 from typing import TYPE_CHECKING
 
 from compiler.errors import InputError
@@ -12,7 +14,10 @@ from targets import TargetError, TargetSpec, missing_features
 if TYPE_CHECKING:
     from compiler.accelerate import Devices
     from compiler.compress.plan import CompressionPlan
+    from compiler.deploy.board import Board
+    from compiler.deploy.measure import BoardRunner
     from compiler.tune.events import Listener
+    from compiler.tune.measure.processes import WorkerServer
     from compiler.tune.options import Tune
     from compiler.tune.result import TuneResult
 
@@ -59,14 +64,23 @@ def search_kernels(
     check_measurable(spec, options, threads)
     tasks = extract_tasks(imported, spec, log, precision=precision, plan=plan)
     with log.time("tune", "search") as detail:
-        measurer = create_measurer(
-            spec,
-            threads=threads,
-            workers=options.workers,
-            tracker=options.tracker,
-            device=options.device,
-            dask=options.dask,
-        )
+        boards = _boards(options)
+        if options.device is None and is_foreign(spec):
+            from compiler.estimate.measurer import create_estimator
+
+            measurer = create_estimator(
+                spec, threads=threads, workers=options.workers, dask=options.dask
+            )
+        else:
+            measurer = create_measurer(
+                spec,
+                threads=threads,
+                workers=options.workers,
+                tracker=options.tracker,
+                device=options.device if options.tracker is not None else None,
+                dask=options.dask,
+                elsewhere=None if boards is None else partial(_on_boards, spec, boards),
+            )
         try:
             result = tune(
                 tasks,
@@ -81,6 +95,28 @@ def search_kernels(
             measurer.close()
         detail.append(f"{result.trials} trials, {len(result.records)} records, {result.stop}")
     return result
+
+
+def _boards(options: Tune) -> dict[str, Board] | None:
+    """The boards that a search names, by their names; None if it names none.
+
+    Raises:
+        DeployError: There is no such device.
+        FileError: The list of devices cannot be read.
+    """
+    from compiler.deploy.devices import find_device, read_devices
+
+    if options.device is None or options.tracker is not None:
+        return None
+    known = read_devices()
+    names = dict.fromkeys(name for name in options.device.replace(" ", "").split(",") if name)
+    return {name: find_device(name, known) for name in names}
+
+
+def _on_boards(spec: TargetSpec, boards: dict[str, Board], server: WorkerServer) -> BoardRunner:
+    from compiler.deploy.measure import BoardRunner
+
+    return BoardRunner(server, spec, boards)
 
 
 def search_layers(
@@ -115,7 +151,7 @@ def search_layers(
     name = devices.target.name
     if records.writable is None:
         raise InputError("a search needs a place for its records", where="records")
-    if options.tracker is not None or options.dask is not None:
+    if options.device is not None or options.dask is not None:
         raise InputError(
             f"layers for {name} are simulated here, and a device or a scheduler was named",
             where="tune",
@@ -139,9 +175,14 @@ def search_layers(
 def check_measurable(spec: TargetSpec, options: Tune, threads: int) -> None:
     """Find out before the work whether candidates can be measured.
 
+    For other machines they are emulated and their cost is estimated, if no device is named.
+
     Raises:
         TargetError: This machine cannot run the target's code, and no device is named.
+        EmulationError: What emulation or estimating needs is missing.
+        CompileError: There is no linker for the target's machine.
         InputError: `threads` cannot be tuned for.
+        DeployError: There is no device of that name.
     """
     if threads != 1:
         raise InputError(
@@ -150,14 +191,25 @@ def check_measurable(spec: TargetSpec, options: Tune, threads: int) -> None:
             hint="tune with threads=1; a model for more threads is compiled with defaults",
         )
     lacking = missing_features(spec)
-    if lacking and options.tracker is None:
+    if options.device is not None:
+        _boards(options)
+    elif is_foreign(spec):
+        from compiler.estimate.measurer import check_estimable
+
+        check_estimable(spec)
+    elif lacking:
         raise TargetError(
             "this processor cannot run the target's code, so that no candidate can be measured: "
             f"it lacks {', '.join(lacking)}",
             where=spec.name,
-            hint="tune on such a processor, or name a device: tracker=, device= "
-            "(--tracker, --device)",
+            hint="tune on such a processor, or name a device of `tilewright devices`: device= "
+            "(--device)",
         )
 
 
-__all__ = ["check_measurable", "search_kernels", "search_layers"]
+def is_foreign(spec: TargetSpec) -> bool:
+    """Whether a target is another machine than this one, whose code is emulated here."""
+    return spec.machine != os.uname().machine
+
+
+__all__ = ["check_measurable", "is_foreign", "search_kernels", "search_layers"]

@@ -71,7 +71,12 @@ if TYPE_CHECKING:
     metavar="HOST:PORT",
     help="TVM RPC tracker; candidates run on its devices. RPC has no protection: tunnel it.",
 )
-@click.option("--device", metavar="KEY", help="Key of the devices at the tracker.")
+@click.option(
+    "--device",
+    metavar="NAME,...",
+    help="Boards to run candidates on: devices of `tilewright devices`, or user@host; with "
+    "--tracker, the key of its devices.",
+)
 @click.option("--dask", metavar="ADDRESS", help="Dask scheduler whose workers build candidates.")
 @with_common_options
 @click.pass_obj

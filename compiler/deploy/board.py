@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import tarfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,18 +22,28 @@ from targets.cpuinfo import LINUX_TO_LLVM
 _ADDRESS = re.compile(r"(?:(?P<user>[\w.\-]+)@)?(?P<host>[\w.\-]+)(?::(?P<folder>[\w./~\-]+))?")
 #: Never ask for a password: a program that waits for one looks like one that hangs.
 _OPTIONS = ("-o", "BatchMode=yes", "-o", "ConnectTimeout=10")
+#: Notices within 15 s that a board has gone.
+_KEEP_ALIVE = ("-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=3")
 _SECONDS = 600
+#: What a full disk makes programs say.
+_FULL = ("No space left on device", "Disk quota exceeded")
 #: LLVM's feature names and Linux's names where they differ.
-_LINUX_FEATURES = {
+LINUX_FEATURES = {
     "neon": ("asimd", "neon"), "fp-armv8": ("fp", "vfpv4"), "crc": ("crc32",), "aes": ("aes",),
     "sha2": ("sha2",), "dotprod": ("asimddp",), "i8mm": ("i8mm",), "fullfp16": ("asimdhp",),
     "bf16": ("bf16",), "sve": ("sve",), "lse": ("atomics",), "rdm": ("asimdrdm",),
     "rcpc": ("lrcpc",), "vfp4": ("vfpv4",), "thumb2": ("thumb",),
 }  # fmt: skip
+_CPU_LINES = (
+    "vendor_id", "cpu family", "model", "model name",
+    "CPU implementer", "CPU architecture", "CPU part",
+)  # fmt: skip
 _PROBE = """
 echo machine=$(uname -m); echo kernel=$(uname -r); echo cores=$(nproc)
 echo memory_kib=$(awk '/MemTotal/{print $2}' /proc/meminfo)
 echo features=$(awk -F: '/^(Features|flags)/{print $2; exit}' /proc/cpuinfo)
+echo cpu=$(awk -F: '{gsub(/[ \t]+$/, "", $1)} $1 ~ /^(CPU_LINES)$/ && !seen[$1]++ {
+  printf "%s:%s;", $1, $2}' /proc/cpuinfo)
 echo model=$(tr -d '\\0' < /proc/device-tree/model 2>/dev/null)
 echo governor=$(cat /sys/devices/system/cpu/cpu0/cpufreq/scaling_governor 2>/dev/null)
 echo khz=$(cat /sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq 2>/dev/null)
@@ -54,6 +65,7 @@ class Facts:
         clock_hz: Highest clock; 0 where the system does not say.
         governor: How the clock is chosen; empty where the system does not say.
         features: Linux's names of the processor's features.
+        cpu: Linux's lines about the processor, by their names.
     """
 
     machine: str
@@ -65,6 +77,7 @@ class Facts:
     clock_hz: float
     governor: str
     features: frozenset[str] = field(default_factory=frozenset)
+    cpu: Mapping[str, str] = field(default_factory=dict)
 
     def lacks(self, features: Any) -> tuple[str, ...]:
         """LLVM's features of these that the board does not have, sorted."""
@@ -73,7 +86,7 @@ class Facts:
             sorted(
                 name
                 for name in features
-                if not any(linux in has for linux in _LINUX_FEATURES.get(name, (name,)))
+                if not any(linux in has for linux in LINUX_FEATURES.get(name, (name,)))
             )
         )
 
@@ -107,6 +120,29 @@ class Board:
         host = f"{match['user']}@{match['host']}" if match["user"] else match["host"]
         return cls(host, match["folder"] or "tilewright")
 
+    def words(self, command: str, forward: tuple[int, int] | None = None) -> list[str]:
+        """The words that run a shell command there.
+
+        Args:
+            command: For its shell.
+            forward: A port of this machine's loopback, and the one of the board's that it is
+                to lead to for as long as the command runs.
+
+        Raises:
+            DeployError: There is no ssh program here.
+        """
+        program = shutil.which("ssh")
+        if program is None:
+            raise DeployError(
+                "there is no ssh program", where=self.host, hint="install OpenSSH's client"
+            )
+        options = [*_OPTIONS, *_KEEP_ALIVE]
+        if forward is not None:
+            here, there = forward
+            options += ["-o", "ExitOnForwardFailure=yes"]
+            options += ["-L", f"127.0.0.1:{here}:127.0.0.1:{there}"]
+        return [program, *options, self.host, command]
+
     def run(self, command: str, data: bytes = b"", seconds: float = _SECONDS) -> str:
         """Run a shell command there.
 
@@ -122,15 +158,10 @@ class Board:
             DeviceError: No connection, or the command failed.
             DeployError: There is no ssh program here.
         """
-        program = shutil.which("ssh")
-        if program is None:
-            raise DeployError(
-                "there is no ssh program", where=self.host, hint="install OpenSSH's client"
-            )
+        words = self.words(command)
         try:
             done = subprocess.run(
-                [program, *_OPTIONS, self.host, command],
-                input=data, capture_output=True, timeout=seconds, check=False,
+                words, input=data, capture_output=True, timeout=seconds, check=False,
             )  # fmt: skip
         except subprocess.TimeoutExpired as error:
             raise DeviceError(
@@ -140,23 +171,38 @@ class Board:
             ) from error
         except OSError as error:
             raise DeployError(f"ssh failed: {error}", where=self.host) from error
-        output = done.stdout.decode("utf-8", "replace")
-        if done.returncode == 0:
-            return output
-        lines = [v for v in done.stderr.decode("utf-8", "replace").splitlines() if v.strip()]
-        reason = (lines or [f"status {done.returncode}"])[-1].strip()[:300]
-        if done.returncode != 255:  # ssh's own status for a failed connection
-            raise DeviceError(
+        if done.returncode != 0:
+            raise self.failure(done.returncode, done.stderr, command)
+        return done.stdout.decode("utf-8", "replace")
+
+    def failure(self, status: int, said: bytes, command: str) -> DeviceError:
+        """Why a command did not do there.
+
+        Args:
+            status: Of the ssh program.
+            said: On its standard error.
+            command: What it was to run.
+        """
+        lines = [v.strip() for v in said.decode("utf-8", "replace").splitlines() if v.strip()]
+        reason = (lines or [f"status {status}"])[-1][:300]
+        if any(text in reason for text in _FULL):
+            return DeviceError(
+                f"there is no room on it: {reason}",
+                where=f"{self.host}:{self.folder}",
+                hint="free some space there, or name another folder: user@host:FOLDER",
+            )
+        if status != 255:  # ssh's own status for a failed connection
+            return DeviceError(
                 f"a command failed there: {reason}", where=self.host, hint=f"it was: {command[:80]}"
             )
         if "denied" in reason or "verification failed" in reason:
-            raise DeviceError(
+            return DeviceError(
                 f"it refuses the connection: {reason}",
                 where=self.host,
                 hint=f"make `ssh {self.host}` work without a password first: ssh-copy-id "
                 f"{self.host}",
             )
-        raise DeviceError(
+        return DeviceError(
             f"it cannot be reached: {reason}",
             where=self.host,
             hint="check its name, that it is on, and that `ssh` reaches it",
@@ -168,7 +214,8 @@ class Board:
         Raises:
             DeviceError: It cannot be reached, or answers nonsense.
         """
-        text = self.run(_PROBE.replace("FOLDER", shlex.quote(self.folder)))
+        probe = _PROBE.replace("CPU_LINES", "|".join(_CPU_LINES))
+        text = self.run(probe.replace("FOLDER", shlex.quote(self.folder)))
         found = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
         try:
             return Facts(
@@ -181,6 +228,7 @@ class Board:
                 clock_hz=float(found.get("khz") or 0) * 1e3,
                 governor=found.get("governor", ""),
                 features=frozenset(found.get("features", "").split()),
+                cpu=_cpu_lines(found.get("cpu", "")),
             )
         except (KeyError, ValueError) as error:
             raise DeviceError(
@@ -188,6 +236,11 @@ class Board:
                 where=self.host,
                 hint="a board with Linux and a POSIX shell is needed",
             ) from error
+
+
+def _cpu_lines(text: str) -> dict[str, str]:
+    pairs = (part.partition(":") for part in text.split(";") if ":" in part)
+    return {name.strip(): value.strip() for name, _, value in pairs}
 
 
 def deploy_to_board(folder: Path, board: Board, tell: Tell | None = None) -> dict[str, Any]:
@@ -218,7 +271,10 @@ def deploy_to_board(folder: Path, board: Board, tell: Tell | None = None) -> dic
     target = f"{board.folder}/{facts['name']}"
     say(f"copying {size / 1e6:.1f} MB to {board.host}:{target}")
     new, final = shlex.quote(f"{target}.new"), shlex.quote(target)
-    board.run(f"rm -rf {new} && mkdir -p {new} && tar -xf - -C {new}", _tar(folder, files))
+    board.run(
+        f"rm -rf {new} && mkdir -p {new} && tar -xf - -C {new}",
+        archive({str(path.relative_to(folder)): path for path in files}),
+    )
     say("self-test")
     answer = board.run(f"cd {new} && ./{PROGRAM} . --selftest --json || [ $? = 5 ]")
     try:
@@ -316,17 +372,20 @@ def check_board(there: Facts, facts: dict[str, Any], size: int, where: str) -> N
             )
 
 
-def _tar(folder: Path, files: list[Path]) -> bytes:
+def archive(files: Mapping[str, Path]) -> bytes:
+    """Files for ``tar -x``, by their names there."""
     buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        for path in files:
-            archive.add(path, arcname=str(path.relative_to(folder)), recursive=False)
+    with tarfile.open(fileobj=buffer, mode="w") as packed:
+        for name, path in files.items():
+            packed.add(path, arcname=name, recursive=False)
     return buffer.getvalue()
 
 
 __all__ = [
+    "LINUX_FEATURES",
     "Board",
     "Facts",
+    "archive",
     "check_board",
     "deploy_to_board",
     "read_model",

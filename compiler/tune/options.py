@@ -42,12 +42,13 @@ class Tune:
         resume: Whether candidates that an earlier run measured on this machine count as
             measured; if not, everything is measured anew.
         tracker: Address ``host:port`` of a TVM RPC tracker; candidates run on its devices.
-        device: Key of the devices at the tracker.
+        device: Boards to run candidates on, by their names among `tilewright devices` or as
+            ``user@host``, separated by commas. With `tracker`: the key of its devices.
         dask: Address of a Dask scheduler whose workers build.
 
     Raises:
-        TuneOptionError: A value has no sense; nothing is limited; `tracker` or `device` is
-            given without the other.
+        TuneOptionError: A value has no sense; nothing is limited; `tracker` is given without
+            `device`.
     """
 
     trials: int | None = _DEFAULT_TRIALS
@@ -83,10 +84,10 @@ class Tune:
                 "neither trials nor minutes limit the search",
                 hint="give one of them, for example minutes=30",
             )
-        if (self.tracker is None) != (self.device is None):
+        if self.tracker is not None and self.device is None:
             raise TuneOptionError(
-                "tracker and device go together: where the tracker is, and which devices to use",
-                hint="give tracker='host:port' and device='key', or neither",
+                "a tracker lends devices by their key, and none is named",
+                hint="give device='key', too",
             )
         for name in ("tracker", "device", "dask", "tasks"):
             value: Any = getattr(self, name)

@@ -18,6 +18,7 @@ from compiler.tune.budget import (
     HOPELESS,
     NEAR_ROOFLINE,
     PATIENCE,
+    PATIENCE_ESTIMATED,
     Standing,
     expected_gain,
     roofline_ns,
@@ -186,6 +187,7 @@ class _Session:
         self._id = secrets.token_hex(8)
         self._machine = _machine(spec, measurer, versions)
         self._label: Label = getattr(measurer, "label", "measured")
+        self._patience = PATIENCE_ESTIMATED if self._label == "estimated" else PATIENCE
         self._keeper = Keeper(
             store,
             self._stores,
@@ -285,6 +287,7 @@ class _Session:
         minutes = self._options.minutes
         seconds = None if minutes is None else 60 * minutes
         self._tell(Started(status, self._options.trials, seconds, self._resumed))
+        self._pass_on()
         for work in self._works:
             if work.journal.damaged:
                 text = f"{work.journal.damaged} damaged lines in {work.journal.path} are ignored"
@@ -392,13 +395,22 @@ class _Session:
         finally:
             spent = time.perf_counter() - began
             self._split = replace(self._split, measure_s=self._split.measure_s + spent)
+            self._pass_on()
+
+    def _pass_on(self) -> None:
+        """Tell what the measurer has to say of its devices."""
+        notes = getattr(self._measurer, "notes", None)
+        for text in notes() if notes is not None else ():
+            self._tell(Note(text, ""))
 
     def _confirm(self, work: _Work, incumbent: Choice) -> None:
         """Measure a new best candidate once more, beside the one that it beat.
 
         The fastest of many noisy measurements is fast by luck, too. Samples of both join the
-        ones they have; the candidate stays the best only if it still is.
+        ones they have; the candidate stays the best only if it still is. Estimates do not vary.
         """
+        if self._label == "estimated":
+            return
         search = work.search
         tested: list[Choice] = []
         while search.best is not None and len(tested) < _CONFIRMATIONS:
@@ -457,8 +469,8 @@ class _Session:
                 self._tell(Note(f"no candidate of {work.search.task.workload} works", work.name))
         elif work.floor_ns <= best <= work.floor_ns * NEAR_ROOFLINE:
             work.finish(f"within {NEAR_ROOFLINE - 1:.0%} of the roofline (estimated bound)")
-        elif work.idle_batches >= PATIENCE:
-            work.finish(f"{PATIENCE} batches without an improvement")
+        elif work.idle_batches >= self._patience:
+            work.finish(f"{self._patience} batches without an improvement")
 
     # Budget
 

@@ -14,7 +14,7 @@
 
 static const char USAGE[] =
     "usage: run FOLDER [options]\n"
-    "       run --rpc PORT [--host ADDRESS]\n"
+    "       run --rpc PORT [--host ADDRESS] [--tied]\n"
     "  --input FILE     array of an input, in NumPy's format; once for each, in order\n"
     "  --output PREFIX  write outputs to PREFIX0.npy, PREFIX1.npy, ...\n"
     "  --bench N        time N inferences after some that are not counted\n"
@@ -23,13 +23,14 @@ static const char USAGE[] =
     "  --threads N      threads to run on\n"
     "  --json           print one JSON object\n"
     "  --maps FILE      write where files lie in memory, for profilers\n"
-    "  --rpc PORT       serve TVM's RPC instead, on 127.0.0.1 unless --host says otherwise\n";
+    "  --rpc PORT       serve TVM's RPC instead, on 127.0.0.1 unless --host says otherwise\n"
+    "  --tied           serve no longer than until standard input ends\n";
 
 enum { MOST_INPUTS = 64, MESSAGE = 1024, PATH = 4096, MISUSE = 2, FAILURE = 4, DIFFERS = 5 };
 
 typedef struct {
   const char *folder, *output, *host, *maps, *inputs[MOST_INPUTS];
-  int input_count, bench, warmup, threads, port, selftest, json;
+  int input_count, bench, warmup, threads, port, tied, selftest, json;
 } Options;
 
 typedef struct {
@@ -92,6 +93,8 @@ static int parse(int count, char** words, Options* options) {
       options->selftest = 1;
     } else if (strcmp(word, "--json") == 0) {
       options->json = 1;
+    } else if (strcmp(word, "--tied") == 0) {
+      options->tied = 1;
     } else if (word[0] == '-') {
       return misuse("unknown option, or its value is missing", word);
     } else if (options->folder == NULL) {
@@ -282,6 +285,6 @@ int main(int count, char** words) {
   int status = parse(count, words, &options);
   if (status != 0) return status;
   if (options.port == 0) return run(&options);
-  rpc_serve(options.host, options.port, message, sizeof message);
+  if (rpc_serve(options.host, options.port, options.tied, message, sizeof message) == 0) return 0;
   return fail(message);
 }

@@ -5,11 +5,13 @@
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/time.h>
 #include <sys/wait.h>
@@ -44,14 +46,19 @@ static int transmit(int connection, const void* data, size_t bytes) {
   return 0;
 }
 
-/* A client says "client:..."; the answer is this server's own key. */
-static int shake(int connection) {
+/* A client says "client:..."; the answer is this server's own key. The client's may end with
+ * " -timeout=SECONDS", the longest that its session may take. */
+static int shake(int connection, int* limit_ms) {
   static const char own[] = "server:tilewright";
   int32_t magic = 0, length = 0, size = sizeof own - 1;
-  char key[LONGEST_KEY];
+  char key[LONGEST_KEY + 1];
   if (receive(connection, &magic, 4) || magic != MAGIC) return 1;
   if (receive(connection, &length, 4) || length < 7 || length > LONGEST_KEY) return 1;
   if (receive(connection, key, (size_t)length)) return 1;
+  key[length] = '\0';
+  const char* limit = strstr(key, "-timeout=");
+  double seconds = limit != NULL ? atof(limit + strlen("-timeout=")) : 0;
+  *limit_ms = seconds > 0 && seconds < 1e6 ? (int)(1e3 * seconds) : -1;
   if (strncmp(key, "client:", 7) != 0) {
     int32_t mismatch = MISMATCH;
     transmit(connection, &mismatch, 4);
@@ -186,26 +193,59 @@ static void remove_folder(void) {
   rmdir(folder);
 }
 
-/* One connection in a process of its own: a crashing kernel ends nothing else. */
-static void serve(int connection) {
+/* Whether standard input has ended; what it says is ignored. */
+static int input_ended(void) {
+  char ignored[256];
+  return read(STDIN_FILENO, ignored, sizeof ignored) <= 0;
+}
+
+/* Wait until a descriptor has something to say, which is 1, standard input has ended, if that
+ * matters, which is 2, or a time has passed, which is 0. */
+static int await(int descriptor, int tied, int limit_ms) {
+  struct pollfd watched[] = {{descriptor, POLLIN, 0}, {STDIN_FILENO, POLLIN, 0}};
+  for (;;) {
+    int ready = poll(watched, tied ? 2 : 1, limit_ms);
+    if (ready < 0 && errno != EINTR) return 1;
+    if (ready == 0) return 0;
+    if (ready > 0 && watched[0].revents) return 1;
+    if (ready > 0 && tied && watched[1].revents && input_ended()) return 2;
+  }
+}
+
+/* One connection in a process of its own: a crashing kernel ends nothing else, and one that never
+ * ends is killed after its session's time. 1 if standard input has ended. */
+static int serve(int connection, int limit_ms, int tied) {
   const char* root = getenv("TMPDIR");
   snprintf(folder, sizeof folder, "%s/tilewright-rpc-XXXXXX", root ? root : "/tmp");
   if (mkdtemp(folder) == NULL) {
     fprintf(stderr, "run: no temporary folder: %s\n", strerror(errno));
     close(connection);
-    return;
+    return 0;
   }
-  pid_t child = fork();
-  if (child == 0) _exit(serve_in_child(connection));
+  int alive[2], status = 0, outcome = 1;
+  pid_t child = pipe(alive) == 0 ? fork() : -1;
+  if (child == 0) {
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    close(alive[0]); /* the other end closes with this process */
+    _exit(serve_in_child(connection));
+  }
   close(connection);
-  int status = 0;
-  if (child > 0) waitpid(child, &status, 0);
+  if (child > 0) {
+    close(alive[1]);
+    outcome = await(alive[0], tied, limit_ms);
+    if (outcome != 1) kill(child, SIGKILL);
+    waitpid(child, &status, 0);
+    close(alive[0]);
+  }
   remove_folder();
-  if (child < 0 || status != 0)
+  if (outcome == 0)
+    fprintf(stderr, "run: a connection took more than %d s\n", limit_ms / 1000);
+  else if (child < 0 || (outcome == 1 && status != 0))
     fprintf(stderr, "run: a connection ended with status %d\n", status);
+  return outcome == 2;
 }
 
-int rpc_serve(const char* host, int port, char* error, size_t room) {
+int rpc_serve(const char* host, int port, int tied, char* error, size_t room) {
   struct sockaddr_in address = {0};
   address.sin_family = AF_INET;
   address.sin_port = htons((uint16_t)port);
@@ -224,17 +264,18 @@ int rpc_serve(const char* host, int port, char* error, size_t room) {
   printf("listening on %s:%d\n", host, port);
   fflush(stdout);
   for (;;) {
-    int connection = accept(listener, NULL, NULL);
+    if (await(listener, tied, -1) == 2) return 0;
+    int limit_ms = -1, connection = accept(listener, NULL, NULL);
     if (connection < 0) continue;
     setsockopt(connection, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);
     /* A client that says nothing must not keep others waiting. */
     struct timeval limit = {10, 0}, none = {0, 0};
     setsockopt(connection, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
-    int welcome = shake(connection) == 0;
+    int welcome = shake(connection, &limit_ms) == 0;
     setsockopt(connection, SOL_SOCKET, SO_RCVTIMEO, &none, sizeof none);
-    if (welcome)
-      serve(connection);
-    else
+    if (!welcome)
       close(connection);
+    else if (serve(connection, limit_ms, tied))
+      return 0;
   }
 }

@@ -4,8 +4,9 @@
 
 #include <stddef.h>
 
-/* Serve until killed, each connection in a process and a folder of its own, which is removed
- * afterwards. Prints "listening on HOST:PORT" when ready; returns only with an error. */
-int rpc_serve(const char* host, int port, char* error, size_t room);
+/* Serve until killed, or, if tied, until standard input ends: each connection in a process and a
+ * folder of its own, which is removed afterwards. Prints "listening on HOST:PORT" when ready;
+ * returns 0 when standard input has ended, else with an error. */
+int rpc_serve(const char* host, int port, int tied, char* error, size_t room);
 
 #endif /* TILEWRIGHT_RPC_H_ */

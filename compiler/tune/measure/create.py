@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from compiler.errors import InputError
@@ -23,6 +24,7 @@ def create_measurer(
     tracker: str | None = None,
     device: str | None = None,
     dask: str | None = None,
+    elsewhere: Callable[[WorkerServer], Runner] | None = None,
     timing: Timing | None = None,
     limits: Limits | None = None,
     kernels: str = KERNELS,
@@ -39,6 +41,8 @@ def create_measurer(
         tracker: ``host:port`` of a TVM RPC tracker; None runs candidates here.
         device: Key of its devices.
         dask: Address of a Dask scheduler; None builds here.
+        elsewhere: Makes what runs candidates in place of this machine and of `tracker`; it gets
+            the server that forks workers.
         timing: How candidates are timed; `threads` replaces its own.
         limits: What a candidate may cost.
         kernels: Name of the module that makes the functions, see `compiler.tune.measure.work`.
@@ -56,7 +60,8 @@ def create_measurer(
             "tracker and device go together", where="tune", hint="give both, or neither"
         )
     timing = replace(timing or Timing(), threads=threads)
-    running = _running_cpus(cpus, threads) if tracker is None else []
+    here = tracker is None and elsewhere is None
+    running = _running_cpus(cpus, threads) if here else []
     # Not on the other thread of a measuring core: the two would share its units and caches.
     busy = siblings(running)
     building = [cpu for cpu in cpus if cpu not in busy]
@@ -73,7 +78,9 @@ def create_measurer(
 
             builder = DaskBuilder(dask, spec, server.folder, limits=limits, kernels=kernels)
         runner: Runner
-        if tracker is None or device is None:
+        if elsewhere is not None:
+            runner = elsewhere(server)
+        elif tracker is None or device is None:
             runner = LocalRunner(
                 server, spec, timing=timing, limits=limits, cpus=running,
                 shares_cores=not building and dask is None,

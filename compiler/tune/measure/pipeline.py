@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from compiler.tune.measure.base import Failed, Outcome
 from compiler.tune.measure.stages import Artifact, Builder, Cancelled, Runner
 from schedules.records import Cpu
+from schedules.records.record import Label
 from schedules.space import Choice
 
 if TYPE_CHECKING:
@@ -47,6 +48,17 @@ class PipelineMeasurer:
     def cpu(self) -> Cpu:
         """The processor that candidates run on."""
         return self._runner.cpu
+
+    @property
+    def label(self) -> Label:
+        """What the latencies are: measured, unless the runner says otherwise."""
+        label: Label = getattr(self._runner, "label", "measured")
+        return label
+
+    def notes(self) -> list[str]:
+        """What happened since this was asked last, for people."""
+        told = getattr(self._runner, "notes", None)
+        return [] if told is None else list(told())
 
     def measure(
         self, task: Task, choices: Sequence[Choice], *, cancel: threading.Event

@@ -1,7 +1,7 @@
 """What a worker does that runs candidates on a device over TVM's RPC.
 
-It takes a device from the tracker for each candidate and gives it back after, so that a
-candidate that crashes or hangs takes only its own session with it.
+It takes a device, from a tracker or at an address, for each candidate and gives it back after,
+so that a candidate that crashes or hangs takes only its own session with it.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def serve(connection: Connection, kernels: str, options: Mapping[str, Any]) -> N
     Args:
         connection: To the tuner.
         kernels: See `compiler.tune.measure.work`.
-        options: ``host``, ``port`` and ``key`` of the tracker, ``session_s``, ``spec``,
-            ``timing``.
+        options: ``host``, ``port`` and ``key`` of the tracker, if there is one; ``session_s``,
+            ``spec``, ``timing``.
     """
     worker = _RemoteWorker(importlib.import_module(kernels), options)
     orders = {
@@ -83,8 +83,16 @@ class _RemoteWorker:
         finally:
             self.release()
 
-    def acquire(self, _job: Message) -> Message:
-        """Take a device, waiting until one is free."""
+    def acquire(self, job: Message) -> Message:
+        """Take the device at an address, or one from the tracker, waiting until one is free."""
+        if job.get("address"):
+            from tvm import rpc
+
+            host, port = job["address"]
+            self._session = rpc.connect(
+                host, int(port), "tilewright", session_timeout=self._options["session_s"]
+            )
+            return {"acquired": True}
         self._session = self._tracker().request(
             self._options["key"], session_timeout=self._options["session_s"], max_retry=1
         )

@@ -1,4 +1,4 @@
-"""Runs candidates on devices that a TVM RPC tracker lends, several at once."""
+"""Runs candidates on devices over TVM's RPC, several at once."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from compiler.tune.measure.settings import Limits, Timing
 from compiler.tune.measure.stages import Cancelled
 from compiler.tune.measure.work import write_spec
 from schedules.records import Cpu
+from schedules.records.record import Label
 from schedules.space import Choice
 from targets.spec import TargetSpec
 
@@ -31,7 +32,9 @@ _ATTEMPTS = 2
 
 
 @dataclass
-class _Job:
+class Job:
+    """A candidate on its way to a device."""
+
     task: str
     reference: Path
     choice: Choice
@@ -41,72 +44,73 @@ class _Job:
     attempts: int = 0
 
 
-class RpcRunner:
-    """Runs candidates on every device with a key, one candidate a device at a time.
+class DeviceRunner:
+    """What runners on devices have in common: a queue of candidates, and a thread a device.
 
-    A device that vanishes costs nothing but time: its candidate goes to another one. When the
-    last is gone, what is left of the batch counts as cancelled, and the next call raises.
+    Those made of it say in `_serve` how the thread of a device takes candidates from `_jobs`,
+    which it runs with `_run`.
 
     Args:
         server: Where workers are forked; the caller closes it after this.
+        name: For records.
+        where: The devices, for messages.
+        options: For the workers (`compiler.tune.measure.remote`), without what all need.
         spec: The target that candidates were built for.
-        tracker: ``host:port`` of the tracker.
-        key: Key of the devices.
         timing: How candidates are timed.
         limits: What a run may cost.
-        acquire_s: Seconds to wait for a device that was there at the start.
+        acquire_s: Seconds to wait for a device.
         margin_s: Seconds beyond a run's own limit, for uploads and the reference.
-
-    Raises:
-        CompileError: No tracker answers, or it has no such device.
     """
 
     shares_cores = False
+    label: Label = "measured"
 
     def __init__(
         self,
         server: WorkerServer,
-        spec: TargetSpec,
         *,
-        tracker: str,
-        key: str,
-        timing: Timing | None = None,
-        limits: Limits | None = None,
-        acquire_s: float = 60.0,
-        margin_s: float = 30.0,
+        name: str,
+        where: str,
+        options: Message,
+        spec: TargetSpec,
+        timing: Timing | None,
+        limits: Limits | None,
+        acquire_s: float,
+        margin_s: float,
     ) -> None:
-        self.name = f"rpc:{key}"
+        self.name = name
+        self._where = where
         self._server = server
         self._limits = limits or Limits()
         self._acquire_s = acquire_s
         self._margin_s = margin_s
-        self._where = f"{key} at {tracker}"
-        host, port = _reachable(tracker)
         self._options = {
-            "host": host, "port": port, "key": key, "spec": write_spec(spec),
-            "timing": asdict(timing or Timing()),
+            **options, "spec": write_spec(spec), "timing": asdict(timing or Timing()),
             "session_s": self._limits.run_s + margin_s,
         }  # fmt: skip
         self._best_ns: dict[str, float] = {}
-        self._jobs: queue.Queue[_Job | None] = queue.Queue()
+        self._jobs: queue.Queue[Job | None] = queue.Queue()
         self._lock = threading.Lock()
         self._closed = threading.Event()
-        devices, self._cpu = self._look(spec)
+        self._alive = 0
+        self._over: str | None = None
+        self._threads: list[threading.Thread] = []
+
+    def _start(self, devices: int) -> None:
+        """Start the threads, once all is there that they need."""
         self._alive = devices
         self._threads = [
-            threading.Thread(target=self._serve, name=f"tilewright-{self.name}-{i}", daemon=True)
+            threading.Thread(
+                target=self._serve, args=(i,), name=f"tilewright-{self.name}-{i}", daemon=True
+            )
             for i in range(devices)
         ]
         for thread in self._threads:
             thread.start()
 
-    @property
-    def cpu(self) -> Cpu:
-        """The devices' processor, as the first of them tells it.
-
-        Where a device cannot tell, it is what the target promises, and its name says so.
-        """
-        return self._cpu
+    def _serve(self, index: int) -> None:
+        """What the thread of a device does."""
+        raise NotImplementedError
 
     @property
     def devices(self) -> int:
@@ -119,45 +123,20 @@ class RpcRunner:
         """See `Runner`."""
         future: Future[Outcome] = Future()
         with self._lock:
-            if self._alive == 0:
-                future.set_result(Failed("cancelled", f"no device {self._where} answers any more"))
+            if self._over is not None:
+                future.set_result(self._lost())
                 return future
-            self._jobs.put(_Job(task, reference, choice, library, cancelled, future))
+            self._jobs.put(Job(task, reference, choice, library, cancelled, future))
         return future
 
     def check(self) -> None:
         """See `Runner`."""
-        if self._alive == 0:
+        if self._over is not None:
             raise CompileError(
-                f"no device {self._where} answers any more",
+                f"no device {self._where} answers any more: {self._over}",
                 stage="tune",
                 hint="what was measured is kept; start the devices again and run the same command",
             )
-
-    def _look(self, spec: TargetSpec) -> tuple[int, Cpu]:
-        """How many devices there are, and what they are."""
-        worker = self._fork()
-        try:
-            answer = self._ask(worker, {"order": "count"}, self._acquire_s, self._closed.is_set)
-            devices = int(answer.get("devices", 0))
-            if devices == 0:
-                raise CompileError(
-                    f"the tracker has no device {self._where}",
-                    stage="tune",
-                    target=spec.name,
-                    hint="start one with `python -m compiler.tune.measure.device`, "
-                    "or look at the key",
-                )
-            told = self._ask(worker, {"order": "describe"}, self._acquire_s, self._closed.is_set)
-        except WorkerLostError as lost:
-            raise CompileError(
-                f"the devices {self._where} do not answer: {lost.reason}",
-                stage="tune",
-                target=spec.name,
-                hint="another tuning run may hold them all",
-            ) from lost
-        worker.end()
-        return devices, _read_cpu(told.get("cpu"), spec)
 
     @staticmethod
     def _ask(worker: Worker, order: Message, timeout_s: float, cancelled: Cancelled) -> Message:
@@ -170,32 +149,7 @@ class RpcRunner:
     def _fork(self) -> Worker:
         return self._server.fork("remote", self._options, memory_bytes=self._limits.memory_bytes)
 
-    def _serve(self) -> None:
-        """One device's thread: takes candidates until it can have no device any more."""
-        worker: Worker | None = None
-        while (job := self._jobs.get()) is not None:
-            if job.cancelled() or self._closed.is_set():
-                job.future.set_result(Failed("cancelled", "cancelled"))
-                continue
-            try:
-                worker = worker or self._fork()
-                self._ask(worker, {"order": "acquire"}, self._acquire_s, job.cancelled)
-            except WorkerLostError as lost:
-                worker = None
-                if lost.kind == "cancelled":
-                    job.future.set_result(Failed("cancelled", "cancelled"))
-                    continue
-                self._retire(job, lost.reason)
-                return
-            except CompileError as error:
-                job.future.set_exception(error)
-                continue
-            if not self._run(worker, job):
-                worker = None
-        if worker is not None:
-            worker.end()
-
-    def _run(self, worker: Worker, job: _Job) -> bool:
+    def _run(self, worker: Worker, job: Job) -> bool:
         """Run a candidate on the device that the worker holds; False if the worker is gone."""
         best_ns = self._best_ns.get(job.task)
         limit_s = run_limit_s(self._limits.run_s, best_ns) + self._margin_s
@@ -222,22 +176,22 @@ class RpcRunner:
         job.future.set_result(outcome)
         return True
 
-    def _retire(self, job: _Job, reason: str) -> None:
-        """Go on with one device fewer; the candidate goes to another, if there is one."""
-        with self._lock:
-            self._alive -= 1
-            if self._alive:
-                self._jobs.put(job)
-                return
-            left = [job]
-            while not self._jobs.empty():
-                other = self._jobs.get()
-                if other is not None:
-                    left.append(other)
-        for waiting in left:
-            waiting.future.set_result(
-                Failed("cancelled", f"no device {self._where} answers any more: {reason}")
-            )
+    def _lost(self) -> Failed:
+        return Failed("cancelled", f"no device {self._where} answers any more: {self._over}")
+
+    def _end(self, reason: str, *left: Job) -> None:
+        """Give up these candidates and all that wait: there is no device any more.
+
+        Called with the lock held.
+        """
+        self._over = reason
+        waiting = list(left)
+        while not self._jobs.empty():
+            other = self._jobs.get()
+            if other is not None:
+                waiting.append(other)
+        for one in waiting:
+            one.future.set_result(self._lost())
 
     def close(self) -> None:
         """Free the devices; candidates that wait are dropped."""
@@ -246,6 +200,115 @@ class RpcRunner:
             self._jobs.put(None)
         for thread in self._threads:
             thread.join()
+
+
+class RpcRunner(DeviceRunner):
+    """Runs candidates on every device with a key, one candidate a device at a time.
+
+    A device that vanishes costs nothing but time: its candidate goes to another one. When the
+    last is gone, what is left of the batch counts as cancelled, and the next call raises.
+
+    Args:
+        server: Where workers are forked; the caller closes it after this.
+        spec: The target that candidates were built for.
+        tracker: ``host:port`` of the tracker.
+        key: Key of the devices.
+        timing: How candidates are timed.
+        limits: What a run may cost.
+        acquire_s: Seconds to wait for a device that was there at the start.
+        margin_s: Seconds beyond a run's own limit, for uploads and the reference.
+
+    Raises:
+        CompileError: No tracker answers, or it has no such device.
+    """
+
+    def __init__(
+        self,
+        server: WorkerServer,
+        spec: TargetSpec,
+        *,
+        tracker: str,
+        key: str,
+        timing: Timing | None = None,
+        limits: Limits | None = None,
+        acquire_s: float = 60.0,
+        margin_s: float = 30.0,
+    ) -> None:
+        host, port = _reachable(tracker)
+        super().__init__(
+            server, name=f"rpc:{key}", where=f"{key} at {tracker}",
+            options={"host": host, "port": port, "key": key}, spec=spec, timing=timing,
+            limits=limits, acquire_s=acquire_s, margin_s=margin_s,
+        )  # fmt: skip
+        devices, self._cpu = self._look(spec)
+        self._start(devices)
+
+    @property
+    def cpu(self) -> Cpu:
+        """The devices' processor, as the first of them tells it.
+
+        Where a device cannot tell, it is what the target promises, and its name says so.
+        """
+        return self._cpu
+
+    def _look(self, spec: TargetSpec) -> tuple[int, Cpu]:
+        """How many devices there are, and what they are."""
+        worker = self._fork()
+        try:
+            answer = self._ask(worker, {"order": "count"}, self._acquire_s, self._closed.is_set)
+            devices = int(answer.get("devices", 0))
+            if devices == 0:
+                raise CompileError(
+                    f"the tracker has no device {self._where}",
+                    stage="tune",
+                    target=spec.name,
+                    hint="start one with `python -m compiler.tune.measure.device`, "
+                    "or look at the key",
+                )
+            told = self._ask(worker, {"order": "describe"}, self._acquire_s, self._closed.is_set)
+        except WorkerLostError as lost:
+            raise CompileError(
+                f"the devices {self._where} do not answer: {lost.reason}",
+                stage="tune",
+                target=spec.name,
+                hint="another tuning run may hold them all",
+            ) from lost
+        worker.end()
+        return devices, _read_cpu(told.get("cpu"), spec)
+
+    def _serve(self, index: int) -> None:
+        """One device's thread: takes candidates until it can have no device any more."""
+        worker: Worker | None = None
+        while (job := self._jobs.get()) is not None:
+            if job.cancelled() or self._closed.is_set():
+                job.future.set_result(Failed("cancelled", "cancelled"))
+                continue
+            try:
+                worker = worker or self._fork()
+                self._ask(worker, {"order": "acquire"}, self._acquire_s, job.cancelled)
+            except WorkerLostError as lost:
+                worker = None
+                if lost.kind == "cancelled":
+                    job.future.set_result(Failed("cancelled", "cancelled"))
+                    continue
+                self._retire(job, lost.reason)
+                return
+            except CompileError as error:
+                job.future.set_exception(error)
+                continue
+            if not self._run(worker, job):
+                worker = None
+        if worker is not None:
+            worker.end()
+
+    def _retire(self, job: Job, reason: str) -> None:
+        """Go on with one device fewer; the candidate goes to another, if there is one."""
+        with self._lock:
+            self._alive -= 1
+            if self._alive:
+                self._jobs.put(job)
+                return
+            self._end(reason, job)
 
 
 def _reachable(tracker: str) -> tuple[str, int]:
@@ -278,4 +341,4 @@ def _read_cpu(told: Any, spec: TargetSpec) -> Cpu:
     return Cpu(name, "unknown", spec.features, spec.vector_bits, spec.cores)
 
 
-__all__ = ["RpcRunner"]
+__all__ = ["DeviceRunner", "Job", "RpcRunner"]

@@ -1,0 +1,237 @@
+"""Runs a search's candidates on boards: TVM's RPC through SSH, each board as often as it can."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from compiler.deploy.board import Board, Facts, check_board
+from compiler.deploy.processor import processor
+from compiler.deploy.tunnel import Tunnel, install_runner
+from compiler.errors import DeployError, DeviceError, FileError
+from compiler.tune.measure.base import Failed
+from compiler.tune.measure.processes import Worker, WorkerLostError, WorkerServer
+from compiler.tune.measure.rpc import DeviceRunner, Job
+from compiler.tune.measure.settings import Limits, Timing
+from schedules.records import Cpu
+from targets.spec import TargetSpec
+
+#: What a candidate and its data may need beside the runner.
+_LEAST_BYTES = 32 << 20
+_POLL_S = 0.2
+_LONGEST_PAUSE_S = 15.0
+
+
+@dataclass
+class _Device:
+    """A board that does, and the way to it."""
+
+    name: str
+    facts: Facts
+    tunnel: Tunnel
+
+
+class BoardRunner(DeviceRunner):
+    """Runs candidates on boards, one candidate a board at a time.
+
+    A board that vanishes costs nothing but time: its candidate goes to another one, and it is
+    tried again and again to reach it. When none has answered for a while, what is left of the
+    batch counts as cancelled, and the next call raises.
+
+    Args:
+        server: Where workers are forked; the caller closes it after this.
+        spec: The target that candidates were built for.
+        boards: The boards by their names.
+        timing: How candidates are timed.
+        limits: What a run may cost.
+        wheels: As in `compiler.deploy.libraries.runtime_libraries`.
+        patience_s: Seconds without any board after which it is given up.
+        acquire_s: Seconds to wait for the server of a board.
+        margin_s: Seconds beyond a run's own limit, for uploads and the reference.
+
+    Raises:
+        DeviceError: No board can be used: it cannot be reached, is another machine, lacks
+            features, memory or room; or the boards have different processors.
+        DeployError: There is no runtime, runner or ssh program.
+    """
+
+    def __init__(
+        self,
+        server: WorkerServer,
+        spec: TargetSpec,
+        boards: Mapping[str, Board],
+        *,
+        timing: Timing | None = None,
+        limits: Limits | None = None,
+        wheels: Path | None = None,
+        patience_s: float = 60.0,
+        acquire_s: float = 30.0,
+        margin_s: float = 60.0,
+    ) -> None:
+        self._notes: list[str] = []
+        self._patience_s = patience_s
+        self._devices = self._find(spec, boards, wheels)
+        self._cpu = _same_processor(self._devices, spec)
+        super().__init__(
+            server, name=f"rpc:{self._cpu.name.partition(' (')[0]}",
+            where=", ".join(device.name for device in self._devices), options={}, spec=spec,
+            timing=timing, limits=limits, acquire_s=acquire_s, margin_s=margin_s,
+        )  # fmt: skip
+        self._gone_since = time.monotonic()
+        self._start(len(self._devices))
+
+    @property
+    def cpu(self) -> Cpu:
+        """The boards' processor."""
+        return self._cpu
+
+    def notes(self) -> list[str]:
+        """What happened to boards since this was asked last."""
+        with self._lock:
+            told, self._notes = self._notes, []
+        return told
+
+    def _find(
+        self, spec: TargetSpec, boards: Mapping[str, Board], wheels: Path | None
+    ) -> list[_Device]:
+        """The boards that can be used; what is wrong with the others becomes a note."""
+        wanted = {
+            "machine": spec.machine, "target": spec.name,
+            "required_features": sorted(spec.features),
+        }  # fmt: skip
+        found: list[_Device] = []
+        errors: list[DeviceError | DeployError] = []
+        for name, board in boards.items():
+            try:
+                facts = board.probe()
+                check_board(facts, wanted, _LEAST_BYTES, name)
+                tunnel = Tunnel(board, install_runner(board, facts, wheels, self._notes.append))
+                tunnel.open()
+            except (DeviceError, DeployError) as error:
+                errors.append(error)
+                self._notes.append(f"{name} is left out: {error.message}")
+                continue
+            found.append(_Device(name, facts, tunnel))
+            if facts.governor not in ("", "performance"):
+                self._notes.append(
+                    f"the clock of {name} follows the load ({facts.governor}): figures will vary; "
+                    "set the governor to performance there"
+                )
+        if not found:
+            raise errors[0]
+        return found
+
+    def _serve(self, index: int) -> None:
+        """One board's thread: takes candidates, and finds its board again if it was lost."""
+        device = self._devices[index]
+        worker: Worker | None = None
+        while (job := self._jobs.get()) is not None:
+            if job.cancelled() or self._closed.is_set():
+                job.future.set_result(Failed("cancelled", "cancelled"))
+                continue
+            try:
+                worker = worker or self._fork()
+                self._connect(device, worker, job.cancelled)
+            except WorkerLostError as lost:
+                worker = None
+                if lost.kind == "cancelled":
+                    job.future.set_result(Failed("cancelled", "cancelled"))
+                elif not self._find_again(device, job, device.tunnel.why_lost() or lost.reason):
+                    return
+                continue
+            except DeviceError as error:
+                if not self._find_again(device, job, error.message):
+                    break
+                continue
+            except (DeployError, FileError) as error:
+                job.future.set_exception(error)
+                continue
+            if not self._run(worker, job):
+                worker = None
+        if worker is not None:
+            worker.end()
+
+    def _connect(self, device: _Device, worker: Worker, cancelled: Callable[[], bool]) -> None:
+        order = {"order": "acquire", "address": ["127.0.0.1", device.tunnel.open()]}
+        self._ask(worker, order, self._acquire_s, cancelled)
+
+    def _find_again(self, device: _Device, job: Job, reason: str) -> bool:
+        """Try to reach a board again until it answers; False if the search is over before.
+
+        Its candidate goes to another one meanwhile.
+        """
+        device.tunnel.close()
+        with self._lock:
+            self._alive -= 1
+            others = self._alive
+            if others == 0:
+                self._gone_since = time.monotonic()
+            self._jobs.put(job)
+            self._notes.append(
+                f"{device.name} does not answer ({reason}); "
+                + (f"the others go on: {others}" if others else "waiting for it")
+            )
+        pause, next_try = 1.0, time.monotonic() + 1.0
+        while not self._closed.wait(_POLL_S):
+            with self._lock:
+                if self._over is not None:
+                    return False
+                if self._alive == 0:
+                    self._discard_cancelled()
+                    if time.monotonic() - self._gone_since > self._patience_s:
+                        self._end(reason)
+                        return False
+            if time.monotonic() < next_try:
+                continue
+            try:
+                device.tunnel.open()
+            except (DeviceError, DeployError) as error:
+                reason = error.message
+                pause = min(2 * pause, _LONGEST_PAUSE_S)
+                next_try = time.monotonic() + pause
+                continue
+            with self._lock:
+                self._alive += 1
+                self._notes.append(f"{device.name} answers again")
+            return True
+        return False
+
+    def _discard_cancelled(self) -> None:
+        """Nobody takes candidates now; those that nobody waits for any more must not wait."""
+        for _ in range(self._jobs.qsize()):
+            job = self._jobs.get()
+            if job is not None and job.cancelled():
+                job.future.set_result(Failed("cancelled", "cancelled"))
+            else:
+                self._jobs.put(job)
+
+    def close(self) -> None:
+        """See `Runner`."""
+        super().close()
+        for device in self._devices:
+            device.tunnel.close()
+
+
+def _same_processor(devices: list[_Device], spec: TargetSpec) -> Cpu:
+    """The processor of all the boards.
+
+    Raises:
+        DeviceError: They have different ones, whose times cannot be compared.
+    """
+    first, *others = [(device.name, processor(device.facts, spec)) for device in devices]
+    for name, cpu in others:
+        if (cpu.name, cpu.id) != (first[1].name, first[1].id):
+            for device in devices:
+                device.tunnel.close()
+            raise DeviceError(
+                f"{first[0]} is a {first[1].name}, and {name} a {cpu.name}: what one takes says "
+                "nothing of the other",
+                where="device",
+                hint="tune on devices of one kind at a time",
+            )
+    return first[1]
+
+
+__all__ = ["BoardRunner"]
