@@ -9,6 +9,8 @@ DOT = "tilewright.dot"
 #: Number of the innermost loops of its reduction that make up one step: an instruction's
 #: products, the codes in a byte.
 STEP = "tilewright.step"
+#: Elements of the innermost loop of a micro-kernel's reduction.
+SIZE = "tilewright.reduction"
 #: LLVM IR of functions that a kernel calls.
 LIBRARY = "tilewright.library"
 #: Attribute of a canonical function: JSON of its `schedules.workload.Workload`.

@@ -8,8 +8,10 @@ from typing import Any
 
 from schedules.cpu.templates.amx import Amx
 from schedules.cpu.templates.dots import Dots
+from schedules.cpu.templates.lanes import Lanes
 from schedules.cpu.templates.products import Direct
 from schedules.cpu.templates.signs import Signs
+from schedules.cpu.templates.window_bytes import WindowBytes
 from schedules.cpu.templates.windows import Windows
 from schedules.cpu.templates.winograd import (
     L2_BYTES_PER_CYCLE,
@@ -21,7 +23,9 @@ from schedules.weights import encoding_of
 from schedules.workload import Extent, Workload
 from targets.spec import TargetSpec
 
-TEMPLATES: tuple[Template, ...] = (Direct(), Amx(), Windows(), Dots(), Winograd(), Signs())
+TEMPLATES: tuple[Template, ...] = (
+    Direct(), Lanes(), Amx(), Windows(), Dots(), WindowBytes(), Winograd(), Signs(),
+)  # fmt: skip
 
 
 def spaces(workload: Workload, spec: TargetSpec) -> tuple[Space, ...]:

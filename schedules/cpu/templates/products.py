@@ -15,6 +15,7 @@ from schedules.cpu.compute.canonical import geometry_of
 from schedules.cpu.compute.encoded import Form, pack_codes, table_vectors
 from schedules.cpu.intrinsics.select import dot_group, dot_intrinsic, dot_lanes
 from schedules.cpu.intrinsics.vnni import has_vpdpbusd
+from schedules.cpu.microkernels import kernels_for
 from schedules.cpu.tiling import RankedTile, RegisterTile, rank_register_tiles
 from schedules.encodings import PACKINGS
 from schedules.space import Choice, Decision, Space
@@ -80,6 +81,8 @@ class Direct:
                 rate = ranked.macs_per_cycle / _decoding(workload, wanted, spec)
                 if workload.is_integer and _group(workload) == 1:
                     rate /= _WIDENED_CYCLES
+                if not workload.weight_encoding and kernels_for(workload.dtypes, spec):
+                    rate /= _BROADCAST_CYCLES
                 return workload.flops / 2 / max(rate, 1e-3)
         return float("inf")
 
@@ -177,6 +180,8 @@ class Direct:
 _RESERVED = 5
 #: Integers without a dot product are widened, multiplied and added: over one multiply-add.
 _WIDENED_CYCLES = 2.5
+#: Where micro-kernels take activations from lanes: broadcasts take as long as arithmetic does.
+_BROADCAST_CYCLES = 1.8
 _ITEM_BYTES = {"bfloat16": 2, "float16": 2, "int8": 1, "uint8": 1}
 
 

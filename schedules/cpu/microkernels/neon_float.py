@@ -1,0 +1,59 @@
+"""float32 on NEON: ``fmla`` by element."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from schedules.cpu.microkernels.base import Chunk, Plain, Sums, splat
+from schedules.tvm_adapter import tirx
+from targets.spec import TargetSpec
+
+#: What a load costs beside arithmetic that hides it: a place in queues, a miss now and then.
+LOAD_CYCLES = 0.05
+
+
+class FloatByElement(Plain):
+    """Four steps from one load of a row; each multiplies with a lane of it."""
+
+    name = "fmla"
+    instruction = "fmla"
+    lanes = 4
+    group = 1
+    chunk = 4
+    row_step = 1
+    shifted = False
+    accumulator = "float32"
+
+    def registers(self, rows: int, vectors: int) -> int:
+        """See `MicroKernel.registers`."""
+        return rows * vectors + rows + vectors
+
+    def cycles(self, rows: int, vectors: int, spec: TargetSpec) -> float:
+        """See `MicroKernel.cycles`."""
+        rate = spec.peak_ops_per_cycle.get("float32", 8.0) / 8
+        loads = rows + self.chunk * vectors
+        busy = max(
+            self.chunk * rows * vectors / rate,
+            self.chunk * 4.0,  # each sum waits for itself
+            loads / rate,
+        )
+        return busy + LOAD_CYCLES * loads
+
+    def step(self, sums: Sums, rows: int, vectors: int, chunk: Chunk) -> list[Any]:
+        """See `MicroKernel.step`."""
+        body = []
+        for index, place in enumerate(chunk.places):
+            for v in range(vectors):
+                for r in range(rows):
+                    row = chunk.row(r)
+                    lane = splat(row, place, 4) if row.ty.dtype.lanes > 1 else (
+                        tirx.Broadcast(row, 4))  # fmt: skip
+                    at = r * vectors + v
+                    value = tirx.call_llvm_pure_intrin(
+                        "float32x4", "llvm.fma", lane, chunk.weights(index, v), sums.get(at)
+                    )
+                    body.append(sums.set(at, value))
+        return body
+
+
+__all__ = ["FloatByElement"]

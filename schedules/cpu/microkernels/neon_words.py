@@ -1,0 +1,95 @@
+"""16-bit integers on NEON: ``smlal`` by element, into sums modulo 2^32.
+
+A vector of eight weights makes two vectors of sums. Only registers v0 to v15 can be read by
+element of 16 bits, so that a block has at most 14 rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from schedules.cpu.microkernels.base import Chunk, Sums, splat
+from schedules.tvm_adapter import tirx
+from targets.spec import TargetSpec
+
+DTYPES = ("int16", "int16", "uint32")
+MAX_ROWS = 14
+
+
+class WordsByElement:
+    """Eight steps from one load of a row; each multiplies with a lane of it.
+
+    Sums are ``uint32``: TVM tells LLVM that signed sums do not wrap, and these may.
+    """
+
+    name = "smlal"
+    instruction = "smlal"
+    lanes = 8
+    group = 1
+    chunk = 8
+    row_step = 1
+    shifted = False
+
+    def registers(self, rows: int, vectors: int) -> int:
+        """See `MicroKernel.registers`."""
+        return 2 * rows * vectors + rows + vectors
+
+    def cycles(self, rows: int, vectors: int, spec: TargetSpec) -> float:
+        """See `MicroKernel.cycles`."""
+        rate = max(1.0, spec.peak_ops_per_cycle.get("int8", 16.0) / 16)
+        return max(
+            self.chunk * 2 * rows * vectors / min(rate, 2.0),
+            self.chunk * 4.0,  # each sum waits for itself
+            float(rows + self.chunk * vectors),
+        )
+
+    def sums(self, rows: int, vectors: int) -> Sums:
+        """See `MicroKernel.sums`."""
+        return Sums(2 * rows * vectors, 4, "uint32")
+
+    def start(self, sums: Sums, rows: int, vectors: int, first: Callable[[int], Any]) -> list[Any]:
+        """See `MicroKernel.start`; `first` gives eight lanes."""
+        return [
+            sums.set(2 * (r * vectors + v) + half, _half(first(v), half))
+            for r in range(rows)
+            for v in range(vectors)
+            for half in (0, 1)
+        ]
+
+    def step(self, sums: Sums, rows: int, vectors: int, chunk: Chunk) -> list[Any]:
+        """See `MicroKernel.step`."""
+        body = []
+        for index, place in enumerate(chunk.places):
+            for v in range(vectors):
+                weights = chunk.weights(index, v)
+                for r in range(rows):
+                    row = chunk.row(r)
+                    lane = splat(row, place, 8) if row.ty.dtype.lanes > 1 else (
+                        tirx.Broadcast(row, 8))  # fmt: skip
+                    for half in (0, 1):
+                        product = tirx.call_llvm_pure_intrin(
+                            "int32x4",
+                            "llvm.aarch64.neon.smull",
+                            _half(weights, half),
+                            _half(lane, half),
+                        )
+                        at = 2 * (r * vectors + v) + half
+                        value = sums.get(at) + tirx.reinterpret("uint32x4", product)
+                        body.append(sums.set(at, value))
+        return body
+
+    def result(self, sums: Sums, rows: int, vectors: int, row: int, vector: int) -> Any:
+        """See `MicroKernel.result`."""
+        at = 2 * (row * vectors + vector)
+        return tirx.Shuffle([sums.get(at), sums.get(at + 1)], list(range(8)))
+
+
+def _half(vector: Any, half: int) -> Any:
+    """The lower or the upper four of eight lanes."""
+    if isinstance(vector, tirx.Broadcast):
+        return tirx.Broadcast(vector.value, 4)
+    return tirx.Shuffle([vector], list(range(4 * half, 4 * half + 4)))
+
+
+__all__ = ["DTYPES", "MAX_ROWS", "WordsByElement"]

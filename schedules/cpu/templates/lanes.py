@@ -1,0 +1,264 @@
+"""Convolutions and matrix products by micro-kernels that multiply with elements of loaded rows.
+
+`schedules.cpu.microkernels` holds the kernels, `schedules.cpu.compute.lanes` the definitions,
+`schedules.cpu.rules.microkernels` the schedule.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from math import ceil, inf, prod
+from typing import Any
+
+from schedules.cpu.annotations import CHOICE
+from schedules.cpu.compute import lanes
+from schedules.cpu.compute.canonical import geometry_of
+from schedules.cpu.microkernels import kernel_named, kernels_for
+from schedules.cpu.microkernels.base import Groups, MicroKernel
+from schedules.cpu.tiling import RegisterTile
+from schedules.space import Choice, Decision, Space
+from schedules.workload import Extent, Workload
+from targets.spec import TargetSpec
+
+ALGORITHM = "lanes"
+#: Tiles that a search may choose from, the analytic model's favourites.
+MAX_TILES = 24
+MAX_ROWS, MAX_VECTORS = 16, 8
+#: Chunks of the reduction written out one after the other.
+UNROLLS = (1, 2, 4)
+#: Cycles of a block beside its products, and of each of its vectors.
+BLOCK_CYCLES, EPILOGUE_CYCLES = 10.0, 1.5
+#: A line of a window is read as one run of memory where a position has fewer bytes than this.
+FLAT_BYTES = 16
+#: Vector registers left to LLVM.
+SPARE_REGISTERS = 1
+
+
+class Lanes:
+    """A block of sums in registers over the whole reduction, activations taken from lanes.
+
+    Decisions: ``kernel`` (what multiplies), ``tile`` (as of the direct algorithm), ``unroll``,
+    ``order`` of the loops over blocks, ``pad`` (activations padded once, or strip by strip).
+    """
+
+    operators = frozenset({"conv2d", "dense", "batch_matmul"})
+    algorithms = frozenset({ALGORITHM})
+    encodings = frozenset({""})
+
+    def spaces(self, workload: Workload, spec: TargetSpec) -> tuple[Space, ...]:
+        """See `schedules.space.Template`; empty where the target has no micro-kernel."""
+        kernels = kernels_for(workload.dtypes, spec)
+        if not kernels or not _fits(workload):
+            return ()
+        tiles = _tiles(workload, kernels[0].name, spec)
+        if not tiles:
+            return ()
+        orders = ("columns", "strip", "rows") if workload.operator == "conv2d" else (
+            "columns", "rows")  # fmt: skip
+        decisions = [
+            Decision("kernel", tuple(k.name for k in kernels)),
+            Decision("tile", tuple(tiles)),
+            Decision("unroll", UNROLLS),
+        ]
+        default: Choice = {
+            "algorithm": ALGORITHM, "kernel": kernels[0].name, "tile": tiles[0], "unroll": 1,
+        }  # fmt: skip
+        if workload.operator != "batch_matmul":
+            decisions.append(Decision("order", orders))
+            default["order"] = "columns" if _weights_are_larger(workload) else orders[1]
+        if workload.operator == "conv2d" and _needs_padding(workload):
+            decisions.append(Decision("pad", ("once", "strip")))
+            default["pad"] = "once"
+        return (Space(ALGORITHM, tuple(decisions), default),)
+
+    def estimated_cycles(self, workload: Workload, choice: Choice, spec: TargetSpec) -> float:
+        """See `schedules.space.Template`: the micro-kernel's cycles, and its epilogue's.
+
+        Infinite for what would build the same kernel as another choice: padding by strips
+        without strips, a reduction that does not fall into unrolled steps.
+        """
+        if choice.get("pad") == "strip" and choice["order"] != "strip":
+            return inf
+        kernel = kernel_named(str(choice["kernel"]), workload.dtypes, spec)
+        reading = _reading(workload, kernel)
+        if choice["unroll"] > 1 and reading.groups.chunks % choice["unroll"]:
+            return inf
+        return _cycles(workload, kernel, RegisterTile(*choice["tile"]), spec)
+
+    def compute(
+        self, workload: Workload, choice: Choice, spec: TargetSpec, data: Any, *weight: Any
+    ) -> Any:
+        """See `schedules.space.Template`."""
+        tile = RegisterTile(*choice["tile"])
+        kernel = kernel_named(str(choice["kernel"]), workload.dtypes, spec)
+        reading = _reading(workload, kernel)
+        attrs: dict[str, Any] = {CHOICE: json.dumps(choice, sort_keys=True)}
+        a = workload.attributes
+        if workload.operator == "dense":
+            return lanes.matmul(data, weight, int(workload.weight[1]), tile, reading, attrs)
+        if workload.operator == "batch_matmul":
+            return lanes.batch_matmul(
+                data, weight[0], tile, reading, attrs, transpose_rhs=bool(a["transpose_rhs"])
+            )
+        outputs, inner, kh, kw = (int(v) for v in workload.weight)
+        return lanes.conv2d(
+            data, weight, outputs, (kh, kw), geometry_of(workload), tile, reading, attrs,
+            inner=inner, input_dilation=tuple(a.get("input_dilation", (1, 1))),
+            out_size=(int(workload.output[1]), int(workload.output[2])),
+            pad_value=a.get("pad_value", 0),
+        )  # fmt: skip
+
+    def packed(
+        self, workload: Workload, choice: Choice, spec: TargetSpec
+    ) -> tuple[tuple[tuple[Extent, ...], str], ...]:
+        """See `schedules.space.Template`."""
+        if workload.operator == "batch_matmul":
+            return ((workload.weight, workload.dtypes[1]),)
+        columns = RegisterTile(*choice["tile"]).columns
+        kernel = kernel_named(str(choice["kernel"]), workload.dtypes, spec)
+        reading = _reading(workload, kernel)
+        last = (reading.groups.steps, columns * kernel.group)
+        if workload.operator == "dense":
+            panels = ceil(int(workload.weight[1]) / columns)
+            shape: tuple[Extent, ...] = (panels, *last)
+        else:
+            outputs, _, kh, kw = (int(v) for v in workload.weight)
+            groups = int(workload.attributes["groups"])
+            panels = groups * ceil(outputs // groups / columns)
+            shape = (panels, kh, 1 if reading.flat else kw, *last)
+        found = [(shape, workload.dtypes[1])]
+        if reading.shifted:
+            found.append(((panels * columns,), workload.dtypes[2]))
+        return tuple(found)
+
+    def pack(
+        self, workload: Workload, choice: Choice, spec: TargetSpec, *weight: Any
+    ) -> tuple[Any, ...]:
+        """See `schedules.space.Template`; the right side of ``batch_matmul`` stays as it is."""
+        if workload.operator == "batch_matmul":
+            return weight
+        columns = RegisterTile(*choice["tile"]).columns
+        reading = _reading(workload, kernel_named(str(choice["kernel"]), workload.dtypes, spec))
+        groups = int(workload.attributes.get("groups", 1))
+        if workload.operator == "dense":
+            packed = lanes.pack_matrix(weight[0], columns, reading.groups)
+        else:
+            packed = lanes.pack_kernel(
+                weight[0], columns, groups, reading.groups, flat=reading.flat
+            )
+        if not reading.shifted:
+            return (packed,)
+        outputs_first = weight[0].T if workload.operator == "dense" else weight[0]
+        return packed, lanes.start(outputs_first, columns, groups)
+
+
+def _fits(workload: Workload) -> bool:
+    """Whether the extents that code is written out for are known."""
+    if workload.operator == "conv2d":
+        return all(isinstance(v, int) for v in (*workload.weight, *workload.output[1:]))
+    if workload.operator == "batch_matmul":
+        return workload.is_static
+    return all(isinstance(v, int) for v in workload.weight)
+
+
+def _reading(workload: Workload, kernel: MicroKernel) -> lanes.Reading:
+    """How the reduction falls into steps of a kernel."""
+    flat = False
+    if workload.operator == "conv2d":
+        size, kw = int(workload.weight[1]), int(workload.weight[3])
+        a = workload.attributes
+        plain = int(a["groups"]) == 1 and int(a["dilation"][1]) == 1
+        width = VECTOR_ELEMENTS.get(workload.dtypes[0], 1)
+        flat = plain and kw > 1 and size < width and size * kw >= kernel.group
+        size = size * kw if flat else size
+    else:
+        size = int(workload.data[-1])
+    groups = Groups(max(size, kernel.group), kernel.group, kernel.chunk)
+    shifted = kernel.shifted and workload.operator != "batch_matmul"
+    return lanes.Reading(groups, flat, shifted, workload.dtypes[2])
+
+
+#: Elements of a vector register.
+VECTOR_ELEMENTS = {"float32": 4, "float16": 8, "bfloat16": 8, "uint8": 16, "int8": 16}
+
+
+@lru_cache(maxsize=4096)
+def _tiles(workload: Workload, name: str, spec: TargetSpec) -> tuple[list[int], ...]:
+    """Blocks of sums that fit into the registers, the best by the analytic model first."""
+    kernel = kernel_named(name, workload.dtypes, spec)
+    high, wide = _rows(workload)
+    groups = int(workload.attributes.get("groups", 1))
+    columns = _known(workload.output[-1], 48) // groups
+    found: list[tuple[float, int, list[int]]] = []
+    for vectors in range(1, MAX_VECTORS + 1):
+        width = vectors * kernel.lanes
+        if vectors > 1 and width >= columns + kernel.lanes:
+            break
+        if groups > 1 and columns % width:
+            continue
+        for inner in range(1, min(MAX_ROWS, wide or MAX_ROWS) + 1):
+            for outer in range(1, min(MAX_ROWS // inner, high or 1) + 1):
+                if outer > 1 and inner < wide:
+                    break  # a second row only when the first is complete
+                rows = inner * outer
+                if rows % kernel.row_step:
+                    continue
+                if kernel.registers(rows, vectors) > spec.vector_registers - SPARE_REGISTERS:
+                    break
+                tile = RegisterTile(outer, inner, vectors, kernel.lanes)
+                cycles = _cycles(workload, kernel, tile, spec)
+                found.append((cycles, -rows * vectors, tile.as_list()))
+    found.sort(key=lambda f: (f[0], f[1]))
+    return tuple(tile for _, _, tile in found[:MAX_TILES])
+
+
+def _cycles(workload: Workload, kernel: MicroKernel, tile: RegisterTile, spec: TargetSpec) -> float:
+    """Cycles of all blocks of a product."""
+    reading = _reading(workload, kernel)
+    groups = reading.groups
+    high, wide = (v or 64 for v in _rows(workload))
+    split = int(workload.attributes.get("groups", 1))
+    columns = _known(workload.output[-1], 48) // split
+    lead = prod(_known(v, 1) for v in workload.output[:1]) if workload.operator == "conv2d" else (
+        prod(_known(v, 1) for v in workload.output[:-2]))  # fmt: skip
+    blocks = (
+        lead * ceil(high / tile.row_outer) * ceil(wide / tile.row_inner)
+        * split * ceil(columns / tile.columns)
+    )  # fmt: skip
+    window = 1
+    if workload.operator == "conv2d":
+        kh, kw = (int(v) for v in workload.weight[2:])
+        window = kh if reading.flat else kh * kw
+    whole = kernel.cycles(tile.rows, tile.vectors, spec)
+    overhead = 0.75 if groups.chunks else 0.0  # of a loop's iteration
+    line = groups.chunks * (whole + overhead)
+    line += sum(whole * len(p) / kernel.chunk + 1.0 for _, _, _, p in groups.pieces())
+    each = window * line + BLOCK_CYCLES + EPILOGUE_CYCLES * tile.rows * tile.vectors
+    if columns % tile.columns:
+        each *= 1.05  # the part of a panel that hangs over is stored element by element
+    return blocks * each
+
+
+def _rows(workload: Workload) -> tuple[int, int]:
+    """Extents of the two dimensions that a block's rows are in; 0 for an unknown one."""
+    if workload.operator == "conv2d":
+        return _known(workload.output[1], 0), _known(workload.output[2], 0)
+    return 1, _known(workload.output[-2], 0)
+
+
+def _known(extent: Extent, otherwise: int) -> int:
+    return extent if isinstance(extent, int) else otherwise
+
+
+def _needs_padding(workload: Workload) -> bool:
+    return any(workload.attributes["padding"]) or prod(int(v) for v in workload.weight[2:]) > 1
+
+
+def _weights_are_larger(workload: Workload) -> bool:
+    """Whether the weights outweigh the activations: then they are what to read only once."""
+
+    def size(extents: tuple[int | str, ...]) -> int:
+        return prod(v if isinstance(v, int) else 1 for v in extents)
+
+    return size(workload.weight) >= size(workload.data)
