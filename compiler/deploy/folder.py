@@ -69,7 +69,7 @@ def write_deployment(
         FileError: It cannot be written; what was there is as it was.
     """
     machine = bundle.manifest.platform.machine
-    libraries = runtime_libraries(machine, wheels)
+    libraries = runtime_libraries(machine, wheels, tell)
     runner = build_runner(machine, libraries, tell)
     runtime = {
         PROGRAM: (runner / PROGRAM).read_bytes(),

@@ -9,7 +9,9 @@ import zipfile
 from importlib import metadata
 from pathlib import Path
 
+from compiler.deploy import from_source
 from compiler.deploy.cache import cached
+from compiler.deploy.runner import Tell
 from compiler.errors import DeployError
 
 #: What a device needs of each distribution, by its path in the package.
@@ -25,29 +27,35 @@ PLATFORMS = {
 _SECONDS = 1800
 
 
-def runtime_libraries(machine: str, wheels: Path | None = None) -> tuple[Path, ...]:
+def runtime_libraries(
+    machine: str, wheels: Path | None = None, tell: Tell | None = None
+) -> tuple[Path, ...]:
     """The two shared objects that a device loads.
 
     For this machine they are those installed here. For another one they come out of the
     packages of the same releases for that machine: pip fetches these once (about 100 MB, of
-    which 5 MB are kept).
+    which 5 MB are kept). For a machine that there are no packages for they are built from the
+    sources that the installed packages hold (`compiler.deploy.from_source`).
 
     Args:
         machine: The device's, as ``uname -m`` prints it there.
         wheels: Folder that holds the packages, if they cannot be fetched.
+        tell: Called before long work.
 
     Raises:
-        DeployError: There are none for this machine, or they cannot be fetched.
+        DeployError: There are none for this machine, or they cannot be fetched or built.
         FileError: The cache cannot be written.
     """
     if machine == os.uname().machine and wheels is None:
         return tuple(_installed(name, member) for name, member in LIBRARIES.items())
+    if machine in from_source.MACHINES:
+        return from_source.build_runtime(machine, tell)
     if machine not in PLATFORMS:
         raise DeployError(
             f"TVM's runtime is not published for {machine}",
             where=machine,
-            hint=f"there are packages for {', '.join(PLATFORMS)}; for others, build TVM's runtime "
-            "on the device and link the module of the bundle with it",
+            hint=f"there are packages for {', '.join(PLATFORMS)}, and it is built for "
+            f"{', '.join(from_source.MACHINES)}",
         )
     releases = {name: metadata.version(name) for name in LIBRARIES}
     label = "-".join([machine, *releases.values()])

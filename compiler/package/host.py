@@ -21,8 +21,9 @@ _PACKAGES = {
     "safetensors": "safetensors",
 }
 _MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
-#: ELF's e_machine of each machine that compiled code may be for.
-_ELF_MACHINES = {"x86_64": 62, "aarch64": 183}
+#: ELF's class (1: 32 bits, 2: 64) and e_machine of each machine that compiled code may be for.
+_ELF_MACHINES = {"x86_64": (2, 62), "aarch64": (2, 183), "armv7l": (1, 40)}
+_ELF_LITTLE_ENDIAN = 1
 _ELF_SHARED_OBJECT = 3
 
 
@@ -99,11 +100,9 @@ def check_library(library: bytes, manifest: Manifest, where: str) -> None:
     if manifest.platform.system != "Linux":
         return
     machine = _machine(manifest.platform.machine)
-    is_elf = len(library) >= 64 and library[:6] == b"\x7fELF\x02\x01"
-    if not is_elf or struct.unpack_from("<HH", library, 16) != (
-        _ELF_SHARED_OBJECT,
-        _ELF_MACHINES.get(machine),
-    ):
+    bits, number = _ELF_MACHINES.get(machine, (0, 0))
+    is_elf = len(library) >= 52 and library[:6] == b"\x7fELF" + bytes([bits, _ELF_LITTLE_ENDIAN])
+    if not is_elf or struct.unpack_from("<HH", library, 16) != (_ELF_SHARED_OBJECT, number):
         raise BundleError(
             f"it is no shared object for {machine}", where=where, hint="compile the model again"
         )

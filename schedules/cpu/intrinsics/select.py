@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from schedules.cpu.intrinsics import bf16, neon, vnni
+from schedules.cpu.intrinsics import bf16, neon, neon32, vnni
 from schedules.cpu.intrinsics.base import DotIntrinsic
 from schedules.encodings import Packing
 from targets.spec import TargetSpec
@@ -45,7 +45,9 @@ def dot_intrinsic(
     if dtypes in INT8 and spec.family == "arm":
         if lanes != neon.LANES:
             raise ValueError(f"NEON has no dot product of {lanes} lanes")
-        return neon.dot(spec, dtypes[0], packing)
+        if spec.machine == "aarch64":
+            return neon.dot(spec, dtypes[0], packing)
+        return neon32.dot(dtypes[0], packing)
     if dtypes in INT8:
         return vnni.dot(spec, lanes, dtypes[0], packing)
     raise ValueError(f"no dot product of {' and '.join(dtypes[:2])} into {dtypes[2]}")

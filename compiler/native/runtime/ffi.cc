@@ -1,0 +1,18 @@
+/* The C interface and the objects of TVM, as one unit: the sources are those of its package. */
+#include "src/ffi/backtrace.cc"
+#include "src/ffi/container.cc"
+#include "src/ffi/custom_allocator.cc"
+#include "src/ffi/dtype.cc"
+#include "src/ffi/error.cc"
+#include "src/ffi/function.cc"
+#include "src/ffi/init_once.cc"
+#include "src/ffi/object.cc"
+#include "src/ffi/tensor.cc"
+
+#include "src/ffi/extra/env_c_api.cc"
+#include "src/ffi/extra/env_context.cc"
+#include "src/ffi/extra/json_parser.cc"
+#include "src/ffi/extra/json_writer.cc"
+#include "src/ffi/extra/library_module.cc"
+#include "src/ffi/extra/library_module_dynamic_lib.cc"
+#include "src/ffi/extra/module.cc"

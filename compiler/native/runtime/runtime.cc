@@ -1,0 +1,17 @@
+/* TVM's runtime as far as compiled models need it: processor, threads, the virtual machine.
+ * The sources are those of its package. */
+#include "src/runtime/cpu_device_api.cc"
+#include "src/runtime/device_api.cc"
+#include "src/runtime/file_utils.cc"
+#include "src/runtime/logging.cc"
+#include "src/runtime/module.cc"
+#include "src/runtime/tensor.cc"
+#include "src/runtime/thread_pool.cc"
+#include "src/runtime/threading_backend.cc"
+#include "src/runtime/timer.cc"
+#include "src/runtime/workspace_pool.cc"
+#include "src/runtime/memory/memory_manager.cc"
+#include "src/runtime/vm/bytecode.cc"
+#include "src/runtime/vm/builtin.cc"
+#include "src/runtime/vm/executable.cc"
+#include "src/runtime/vm/vm.cc"
