@@ -17,8 +17,8 @@ class Selection:
 
     Attributes:
         choice: What to build; None for the template's default.
-        tier: How well the record fits the target: ``same CPU`` or ``same features``; empty
-            for a default.
+        tier: How well the record fits the target: ``same CPU``, ``same features`` or
+            ``estimated``; empty for a default.
         record: ID of the record; empty for a default.
         why: Why no record serves the kernel; empty if one does.
         median_ns: What the record measured on the same CPU, in nanoseconds; None without one.

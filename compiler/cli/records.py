@@ -11,7 +11,7 @@ import click
 from compiler.cli.output import Session, with_common_options
 
 if TYPE_CHECKING:
-    from schedules.records import Problem, Record, RecordStore, Verified
+    from schedules.records import Measurement, Problem, Record, RecordStore, Verified
 
 #: Digits of an ID that tables show.
 _SHORT = 12
@@ -301,7 +301,7 @@ def _records_table(rows: list[tuple[RecordStore, Record]]) -> Any:
     table = _table(
         f"{len(rows)} tuning records",
         *("ID", "workload", "algorithm", "target", "CPU", ">threads", ">µs", ">GFLOPS"),
-        *(">of default", "from"),
+        *(">of default", "figures", "from"),
     )
     for store, record in rows:
         by = record.provenance
@@ -315,6 +315,7 @@ def _records_table(rows: list[tuple[RecordStore, Record]]) -> Any:
             f"{record.median_ns / 1e3:,.2f}",
             f"{record.gflops:,.1f}",
             _percent(record.relative),
+            record.measurement.label,
             _origin(store),
         )
     return table
@@ -331,7 +332,7 @@ def _record_table(store: RecordStore, record: Record) -> Any:
         *decisions,
         (
             "latency",
-            f"{record.median_ns / 1e3:,.3f} µs ({measured.label} {len(measured.samples)} times)",
+            f"{record.median_ns / 1e3:,.3f} µs ({_how(measured)})",
         ),
         ("rate", f"{record.gflops:,.1f} GFLOPS"),
         ("of the default's time", _percent(record.relative)),
@@ -355,6 +356,11 @@ def _record_table(store: RecordStore, record: Record) -> Any:
     for row in rows:
         table.add_row(*row)
     return table
+
+
+def _how(measured: Measurement) -> str:
+    times = f" {len(measured.samples)} times" if measured.samples else " by a model, not measured"
+    return measured.label + times
 
 
 def _verified(store: RecordStore, result: Verified) -> dict[str, Any]:

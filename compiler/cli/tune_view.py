@@ -261,7 +261,8 @@ def tasks_table(
     columns = [column for column in _COLUMNS if width >= _WIDE or not column.wide]
     room = width - sum(column.width + 2 for column in columns) - 1
     table.add_column("task", overflow="ellipsis", no_wrap=True)
-    short = "sim." if any(task.label == "simulated" for task in tasks) else "meas."
+    shorts = {"simulated": "sim.", "estimated": "est."}
+    short = next((shorts[task.label] for task in tasks if task.label in shorts), "meas.")
     for column in columns:
         table.add_column(
             column.title.replace("meas.", short), justify="right" if column.right else "left",

@@ -21,6 +21,8 @@ _WINDOW = 3
 NEAR_ROOFLINE = 1.05
 #: Batches without an improvement after which a task is done.
 PATIENCE = 5
+#: The same where latencies are estimated: a candidate costs more, and its figure is no luck.
+PATIENCE_ESTIMATED = 2
 #: Failed candidates, and none measured, after which a task is given up.
 HOPELESS = 32
 

@@ -55,7 +55,7 @@ class Keeper:
         runner: How they run.
         session: ID of the run.
         versions: See `versions`.
-        label: Whether latencies are measured or simulated.
+        label: Whether latencies are measured, simulated or estimated.
 
     Attributes:
         written: IDs of the records written, in order.
@@ -100,6 +100,7 @@ class Keeper:
             vector_bits=self._spec.vector_bits,
             threads=1,
             runner=self._runner,
+            label=self._label,
         )
         known = {record.id: record for store in self._stores for record in store.of(workload)}
         ranked = by_machine(known.values()).get(here)

@@ -4,6 +4,8 @@ Tiers, best first:
 
 - ``same CPU``: measured on the target's processor, with the target's features.
 - ``same features``: measured on another processor, for the same features and vectors.
+- ``estimated``: no device was there: counted in emulation, with the target's features, and
+  estimated by a model of a processor. Any record that was measured goes before.
 - ``same family``: another target of the family. Only for the start of a search.
 
 Features are compared as far as they matter to the workload (`schedules.records.features`).
@@ -15,7 +17,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 from schedules.records.features import relevant_features
 from schedules.records.ranking import Machine, by_machine
@@ -24,7 +26,7 @@ from schedules.records.store import RecordStore
 from schedules.workload import Extent, Json, Workload
 from targets.spec import TargetSpec
 
-Tier: TypeAlias = Literal["same CPU", "same features", "same family"]
+Tier: TypeAlias = Literal["same CPU", "same features", "estimated", "same family"]
 #: Why a choice cannot be built, or None if it can.
 Refusal: TypeAlias = Callable[[Mapping[str, Json]], str | None]
 
@@ -35,7 +37,12 @@ _OTHER_KERNEL = 3.0
 _OTHER_EPILOGUE = 0.25
 _OTHER_THREADS = 1.0
 _OTHER_RANK = 4.0
-_OTHER_TIER: Mapping[str, float] = {"same CPU": 0.0, "same features": 0.5, "same family": 2.0}
+_OTHER_TIER: Mapping[str, float] = {
+    "same CPU": 0.0,
+    "same features": 0.5,
+    "estimated": 1.0,
+    "same family": 2.0,
+}
 
 
 @dataclass(frozen=True)
@@ -78,6 +85,8 @@ def tier_of(record: Record, workload: Workload, spec: TargetSpec) -> Tier | None
         return "same family"
     if machine.vector_bits != spec.vector_bits:
         return "same family"
+    if record.measurement.label == "estimated":
+        return "estimated"
     return "same CPU" if _is_cpu_of(machine, spec) else "same features"
 
 
@@ -111,7 +120,7 @@ def find(
     if not records:
         return Miss("no record for this workload")
     reasons: Counter[str] = Counter()
-    tiers: dict[Tier, list[Record]] = {"same CPU": [], "same features": [], "same family": []}
+    tiers: dict[Tier, list[Record]] = {tier: [] for tier in get_args(Tier)}
     for record in records.values():
         tier, why = _judge(record, spec, threads, warm_start)
         if tier is None:
@@ -200,8 +209,10 @@ def _judge(
     """The tier of a record that may serve; else None, and why not."""
     # VTA is a simulator here; what a simulator says of a processor nobody builds from.
     wanted = "simulated" if spec.family == "vta" else "measured"
-    if record.measurement.label != wanted:
-        return None, f"{record.measurement.label}, not {wanted}"
+    label = record.measurement.label
+    checked_estimate = label == "estimated" and wanted == "measured" and record.check is not None
+    if label != wanted and not checked_estimate:
+        return None, f"{label}, not {wanted}"
     tier = tier_of(record, record.workload, spec)
     if tier is None:
         return None, f"for another family of targets ({record.provenance.spec.family})"
@@ -229,11 +240,15 @@ def _other_features(record: Record, spec: TargetSpec) -> str:
 def _in_order(records: Sequence[Record], spec: TargetSpec) -> Iterable[Record]:
     """Records of one tier, those to try first first."""
 
-    def unlike(item: tuple[Machine, list[Record]]) -> tuple[bool, bool, bool]:
+    def unlike(item: tuple[Machine, list[Record]]) -> tuple[bool, bool, bool, bool]:
         machine = item[0]
+        # A model of the same core is worth more than one of a core with the same features.
+        modelled = item[1][0].provenance.spec.tvm.get("mcpu")
+        estimated = machine.label == "estimated"
         ids = spec.extra.get("cpu_ids", ())
         makers = {str(name).partition("-")[0] for name in ids}
         return (
+            estimated and modelled != spec.tvm.get("mcpu"),
             spec.extra.get("cpu") != machine.cpu,
             machine.cpu_id not in ids,
             machine.cpu_id.partition("-")[0] not in makers,

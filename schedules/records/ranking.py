@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from schedules.records.features import relevant_features
-from schedules.records.record import Record
+from schedules.records.record import Label, Record
 from schedules.records.strict import canonical
 
 
@@ -30,6 +30,7 @@ class Machine:
         vector_bits: Width of the target's vectors.
         threads: Threads that the kernel ran on.
         runner: What ran it.
+        label: Whether latencies are measured, simulated or estimated.
     """
 
     cpu: str
@@ -39,6 +40,7 @@ class Machine:
     vector_bits: int
     threads: int
     runner: str
+    label: Label = "measured"
 
     @classmethod
     def of(cls, record: Record) -> Machine:
@@ -52,14 +54,18 @@ class Machine:
             vector_bits=spec.vector_bits,
             threads=by.threads,
             runner=by.runner,
+            label=record.measurement.label,
         )
 
 
 def by_machine(records: Iterable[Record]) -> dict[Machine, list[Record]]:
-    """Measured or simulated records of one workload, machine by machine, best first in each."""
+    """Records of one workload, machine by machine, best first in each.
+
+    Estimates of kernels that were never run are left out.
+    """
     groups: defaultdict[Machine, list[Record]] = defaultdict(list)
     for record in records:
-        if record.measurement.label != "estimated":
+        if record.check is not None:
             groups[Machine.of(record)].append(record)
     return {machine: ranked(group) for machine, group in groups.items()}
 

@@ -274,7 +274,7 @@ class RecordStore:
             dry_run: Only say which would go.
 
         Returns:
-            IDs of the removed records. Estimated records go as well.
+            IDs of the removed records. Estimates of kernels that never ran go as well.
 
         Raises:
             StoreError: The folder cannot be read or written.

@@ -23,6 +23,7 @@ from schedules.records import (
 )
 from schedules.records.features import relevant_features
 from schedules.records.match import shape_distance
+from schedules.records.ranking import by_machine
 from schedules.space import Decision, Space
 from schedules.workload import Workload
 from targets import get_target
@@ -119,11 +120,32 @@ def test_a_miss_says_why(
     assert find(workload, spec, [store_of(tmp_path, *records)]) == Miss(why)
 
 
-def test_an_estimate_is_never_built_from(tmp_path: Path) -> None:
+def test_an_estimate_of_a_kernel_that_never_ran_is_never_built_from(tmp_path: Path) -> None:
     guess = replace(record(), measurement=Measurement("estimated", (), 5.0), check=None)
     found = find(conv(), ZEN4, [store_of(tmp_path, guess)])
     assert found == Miss("1 record, estimated, not measured")
     assert neighbours(conv(), ZEN4, [store_of(tmp_path, guess)]) == []
+
+
+def test_an_estimate_serves_where_nothing_was_measured(tmp_path: Path) -> None:
+    guess = replace(record(), measurement=Measurement("estimated", (), 5.0))
+    store = store_of(tmp_path, guess)
+    assert find(conv(), ZEN4, [store]) == Match(guess, "estimated")
+    # Another width of vectors.
+    assert isinstance(find(conv(), get_target("x86/haswell"), [store]), Miss)
+    assert [n.tier for n in neighbours(conv(), ZEN4, [store])] == ["estimated"]
+
+
+@pytest.mark.parametrize("on", [cpu(), XEON])
+def test_what_was_measured_goes_before_any_estimate(tmp_path: Path, on: Any) -> None:
+    guess = replace(record(), measurement=Measurement("estimated", (), 0.5))
+    slow = record(ns=1e6, cpu=on)
+    found = find(conv(), ZEN4, [store_of(tmp_path, guess, slow)])
+    assert isinstance(found, Match)
+    assert found.record == slow
+    assert found.tier in ("same CPU", "same features")
+    machines = by_machine([guess, slow])
+    assert sorted(machine.label for machine in machines) == ["estimated", "measured"]
 
 
 def test_the_family_is_good_for_a_warm_start_only(tmp_path: Path) -> None:
