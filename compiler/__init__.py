@@ -17,6 +17,7 @@ from compiler._version import __version__
 
 if TYPE_CHECKING:
     from compiler.api import compile, load, tune_model  # noqa: A004 - the name users expect
+    from compiler.comparison import compare_targets
     from compiler.compress.pictures import Images
     from compiler.compress.plan import CompressionPlan
     from compiler.compress.recipe import Quantize
@@ -30,12 +31,14 @@ __all__ = [
     "Quantize",
     "Tune",
     "__version__",
+    "compare_targets",
     "compile",
     "load",
     "tune_model",
 ]
 
 _HOME = {
+    "compare_targets": "compiler.comparison",
     "compile": "compiler.api",
     "load": "compiler.api",
     "tune_model": "compiler.api",

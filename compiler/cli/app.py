@@ -22,6 +22,7 @@ import click
 
 from compiler._version import __version__
 from compiler.cli.commands import compile_, inspect_, report, run, targets
+from compiler.cli.compare import compare
 from compiler.cli.deploy import bench, deploy, devices
 from compiler.cli.estimate import estimate
 from compiler.cli.output import Session
@@ -43,7 +44,7 @@ def cli(session: Session, debug: bool) -> None:
 
 _COMMANDS = (
     compile_, train, tune, run, report, targets, inspect_, records, vta, deploy, devices, bench,
-    estimate,
+    estimate, compare,
 )  # fmt: skip
 for _command in _COMMANDS:
     cli.add_command(_command)

@@ -33,15 +33,14 @@ records_option = click.option(
     "those that come with this release are looked at as well.",
 )
 
+_target_option = click.option(
+    "--target",
+    default="x86",
+    show_default=True,
+    metavar="NAME|FILE.toml",
+    help="Device to compile for; x86 is this machine. `tilewright targets` lists them.",
+)
 _MODEL_OPTIONS = (
-    click.argument("model"),
-    click.option(
-        "--target",
-        default="x86",
-        show_default=True,
-        metavar="NAME|FILE.toml",
-        help="Device to compile for; x86 is this machine. `tilewright targets` lists them.",
-    ),
     input_option,
     click.option(
         "--weights",
@@ -64,11 +63,20 @@ _MODEL_OPTIONS = (
 )
 
 
-def with_model_options(command: _Command) -> _Command:
-    """The argument MODEL and the options that say how it is read and what it is compiled for."""
+def _with_reading_options(command: _Command) -> _Command:
     for option in reversed(_MODEL_OPTIONS):
         command = option(command)
     return command
+
+
+def with_model_options(command: _Command) -> _Command:
+    """The argument MODEL and the options that say how it is read and what it is compiled for."""
+    return click.argument("model")(_target_option(_with_reading_options(command)))
+
+
+def with_targets_model_options(command: _Command) -> _Command:
+    """The same for a command that takes several targets."""
+    return click.argument("model")(_with_reading_options(command))
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,4 +158,5 @@ __all__ = [
     "records_option",
     "target_argument",
     "with_model_options",
+    "with_targets_model_options",
 ]

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from compiler.deploy.cache import cache_folder
 from compiler.deploy.libraries import runtime_libraries
 from compiler.deploy.runner import Tell, build_runner
-from compiler.errors import DeployError, EmulationError, FileError
+from compiler.errors import DeployError, EmulationError
 from compiler.estimate.costs import cost_model
 from compiler.estimate.counting import emulator
 from compiler.estimate.profile import ModelCost, estimate_model
@@ -96,7 +96,7 @@ def report_elsewhere(
         stages=bundle.manifest.stages if stages is None else stages,
         planned_activation_bytes=bundle.manifest.planned_activation_bytes,
         process_rss=None,
-        sizes=_sizes(bundle, wheels),
+        sizes=_sizes(bundle, wheels, deployed=cost is not None or run is not None),
         accuracy=accuracy,
         precision=bundle.manifest.precision,
         inputs=tuple(map(str, bundle.inputs)),
@@ -217,8 +217,8 @@ def _missing_text(missing: str, run: BoardRun | None) -> str:
     return f"{what}. {missing[:1].upper()}{missing[1:]}"
 
 
-def _sizes(bundle: Bundle, wheels: Path | None) -> Mapping[str, int]:
-    """Bytes of the artefacts; those of the runtime only where they are here already."""
+def _sizes(bundle: Bundle, wheels: Path | None, *, deployed: bool) -> Mapping[str, int]:
+    """Bytes of the artefacts; those of the runtime if a deployment was made, so that it is here."""
     sizes = {"parameters": bundle.parameter_bytes, "library": bundle.library_bytes}
     with tempfile.TemporaryDirectory(prefix="tilewright-size-") as work:
         plain = Path(work) / "bundle.tw"
@@ -227,16 +227,11 @@ def _sizes(bundle: Bundle, wheels: Path | None) -> Mapping[str, int]:
             sizes["bundle without this report"] = bundle.save(plain).stat().st_size
         finally:
             bundle.report = earlier
-    machine = bundle.manifest.platform.machine
-    if wheels is None and not any(cache_folder().glob(f"runtime/{machine}-*")):
-        return sizes
-    try:
+    if deployed:
+        machine = bundle.manifest.platform.machine
         libraries = runtime_libraries(machine, wheels)
-        runner = build_runner(machine, libraries)
-    except (DeployError, FileError):
-        return sizes
-    files = (*libraries, *runner.iterdir())
-    sizes["runtime on the device"] = sum(file.stat().st_size for file in files)
+        files = (*libraries, *build_runner(machine, libraries).iterdir())
+        sizes["runtime on the device"] = sum(file.stat().st_size for file in files)
     return sizes
 
 

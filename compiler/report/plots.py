@@ -164,6 +164,41 @@ def time_by_kind(report: ReportData) -> go.Figure:
     return figure
 
 
+def bars_by_kind(reports: Sequence[tuple[str, ReportData]]) -> go.Figure | None:
+    """A bar for each report, by name, made of the times of the kinds; estimated ones hatched."""
+    import plotly.graph_objects as go
+
+    if not reports:
+        return None
+    kinds = list(dict.fromkeys(row.kind for _, report in reports for row in report.kinds))
+    figure = _figure(150 + 40 * len(reports), barmode="stack", bargap=0.3, showlegend=True)
+    names = [f"{name} ({report.label})" for name, report in reports]
+    shapes = ["" if report.label == "measured" else "/" for _, report in reports]
+    for i, kind in enumerate(kinds):
+        times = [
+            next((row.time.value for row in report.kinds if row.kind == kind), 0.0)
+            for _, report in reports
+        ]
+        figure.add_trace(
+            go.Bar(
+                name=kind,
+                orientation="h",
+                y=names,
+                x=times,
+                marker={
+                    "color": _PALETTE[min(i, len(_PALETTE) - 1)],
+                    "pattern": {"shape": shapes, "solidity": 0.2},
+                },
+                hovertext=[f"{_escape(kind)}: {units.milliseconds(time)} ms" for time in times],
+                hoverinfo="text",
+            )
+        )
+    figure.update_yaxes(showgrid=False, categoryorder="array", categoryarray=names[::-1])
+    figure.update_xaxes(title="ms of one inference (hatched: estimated)", rangemode="tozero")
+    figure.update_layout(legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0})
+    return figure
+
+
 def _roofline_points(report: ReportData) -> list[tuple[float, float, KernelRow]]:
     """FLOP per byte and GFLOPS of each kernel that does arithmetic."""
     return [
