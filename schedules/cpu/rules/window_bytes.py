@@ -1,0 +1,110 @@
+"""Depthwise convolutions of bytes on NEON."""
+
+from __future__ import annotations
+
+from math import gcd
+from typing import Any
+
+from schedules.cpu.compute import window_bytes
+from schedules.cpu.compute.neon_integers import BYTES
+from schedules.cpu.compute.packed import ConvGeometry
+from schedules.cpu.rules.base import (
+    Applied,
+    NotApplicableError,
+    check_covered,
+    choice_of,
+    extent,
+    find_kernel,
+    inline_between,
+    outputs,
+    pad_rows,
+    parallelize,
+    same_block,
+    stages_with_role,
+    store_lanes,
+)
+from schedules.tvm_adapter import Schedule, s_tir, tirx
+from targets.spec import TargetSpec
+
+
+class WindowBytes:
+    """A tile of outputs of 16 channels at a time, written as vector statements.
+
+    The loops become ``strips > blocks of channels and rows > tiles``; the data become signed,
+    with their borders, strip by strip, and what is fused runs on each tile in registers.
+    """
+
+    name = "window-bytes"
+    builds_choices = True
+
+    def apply(self, sch: Schedule, spec: TargetSpec) -> Applied:
+        """See `Rule.apply`."""
+        heart = find_kernel(sch, frozenset({window_bytes.KIND}))
+        choice = choice_of(sch, heart)
+        rows, columns = choice["tile"]
+        pads = stages_with_role(sch, "pad")
+        inline_between(sch, [heart, *pads])
+        consumers = [b for b in outputs(sch) if not same_block(sch, b, heart)]
+        for consumer in consumers:
+            check_covered(sch, heart, consumer)
+        if not consumers:
+            consumers = [sch.cache_write(heart, 0, "global")]
+        n, h, w, c, _, _ = sch.get_loops(heart)
+        # In two steps: a strip that hangs over leaves the rows of a tile alone.
+        upper, hi = sch.split(h, [None, rows])
+        ho, hm = sch.split(upper, [None, choice["strip"]])
+        wo, wi = sch.split(w, [None, columns])
+        co, ci = sch.split(c, [None, BYTES])
+        outer = [co, hm] if choice["order"] == "blocks" else [hm, co]
+        sch.reorder(n, ho, *outer, wo, hi, wi, ci)
+        for consumer in consumers:
+            sch.reverse_compute_at(consumer, wo)
+            *_, lines, tiles, channels = sch.get_loops(consumer)
+            size = extent(sch, channels)
+            if size is None:
+                raise NotApplicableError("the epilogue has a symbolic number of channels")
+            width = store_lanes(sch, consumer, spec, BYTES, 4)
+            if size > width:
+                several, channels = sch.split(channels, [None, width])
+                sch.unroll(several)
+            sch.vectorize(channels)
+            sch.unroll(lines)
+            sch.unroll(tiles)
+            if int(sch.get(consumer).writes[0].source.shape[-1]) % BYTES:
+                sch.annotate(co, "pragma_loop_partition_hint", 1)
+        for pad in pads:
+            sch.compute_at(pad, ho)
+            node = sch.get(pad)
+            widths = [int(r.source.shape[-1]) for r in (*node.reads, *node.writes)]
+            pad_rows(sch, sch.get_loops(pad), gcd(*widths, BYTES))
+        parallelize(sch, [n, ho])
+        _replace(sch, sch.blockize(hi), choice)
+        how = "rows by fours" if choice["multiply"] == "sdot" else "places by twos"
+        return Applied("depthwise_conv2d", f"{rows}x{columns} outputs x {BYTES}, {how}")
+
+
+def _replace(sch: Schedule, heart: Any, choice: dict[str, Any]) -> None:
+    """Put vector statements in the place of the heart's loops."""
+    block = sch.get(heart)
+    write = block.writes[0]
+    rows, columns = choice["tile"]
+    by_rank = {len(r.source.shape): r for r in block.reads}
+    data, first = by_rank[4], by_rank[1].source if 1 in by_rank else None
+    weights = next(r for rank, r in by_rank.items() if rank not in (1, 4))
+    registers = tirx.decl_buffer([rows * columns * BYTES], "int32", "registers")
+    geometry = ConvGeometry(tuple(choice["strides"]), (0, 0, 0, 0), tuple(choice["dilation"]))
+
+    def starts(region: Any) -> tuple[Any, ...]:
+        return tuple(r.min for r in region.region)
+
+    body = window_bytes.statements(
+        data.source, weights.source, first, write.source,
+        (starts(data), starts(write), weights.region[0].min),
+        kernel=tuple(choice["kernel"]), geometry=geometry, tile=(rows, columns),
+        registers=registers, dots=choice["multiply"] == "sdot",
+    )  # fmt: skip
+    new = s_tir.SBlock(
+        block.iter_vars, block.reads, [write], block.name_hint, body, alloc_buffers=[registers],
+        annotations=dict(block.annotations.items()),
+    )  # fmt: skip
+    sch.state.replace(sch.get_sref(heart), new, {block: new})

@@ -1,0 +1,158 @@
+"""Depthwise convolutions of bytes on NEON: 16 channels of a tile of outputs together."""
+
+from __future__ import annotations
+
+import json
+from math import ceil
+from typing import Any
+
+from schedules.cpu.annotations import CHOICE
+from schedules.cpu.compute import window_bytes
+from schedules.cpu.compute.canonical import geometry_of
+from schedules.cpu.compute.neon_integers import BYTES
+from schedules.space import Choice, Decision, Space
+from schedules.workload import Extent, Workload
+from targets.spec import TargetSpec
+
+ALGORITHM = "bytes"
+STRIPS = (1, 2, 4, 7, 8, 14, 16, 28)
+#: Rows and columns of outputs.
+TILES = ((1, 1), (1, 2), (1, 3), (1, 4), (1, 7), (2, 1), (2, 2), (2, 4), (4, 1), (4, 2))
+#: Larger windows are written out in too many statements.
+MAX_WINDOW = 49
+MAX_STATEMENTS = 1200
+#: Instructions of the two vector pipelines for 16 results: bias, product, shift, narrowing.
+_REQUANTIZE = 26.0
+_PIPELINES = 2
+#: Cycles of a turn of the loop over tiles beside its vectors.
+_TURN = 3.0
+#: What is left of the first cache for the data that a loop comes back to.
+_L1_BYTES = 24 << 10
+
+
+class WindowBytes:
+    """Vectors of 16 channels by ``smull``, or where there are dot products by ``sdot``.
+
+    Decisions: ``tile`` (rows and columns of outputs), ``strip`` (tiles below each other whose
+    data are made signed together), ``order`` (the loop outside the other: ``blocks`` of channels,
+    or ``rows``) and ``multiply``.
+    """
+
+    operators = frozenset({"depthwise_conv2d"})
+    algorithms = frozenset({ALGORITHM})
+    encodings = frozenset({""})
+
+    def spaces(self, workload: Workload, spec: TargetSpec) -> tuple[Space, ...]:
+        """See `schedules.space.Template`; empty but for bytes on AArch64."""
+        if spec.machine != "aarch64" or not _fits(workload):
+            return ()
+        ways = ("sdot", "smull") if spec.has("dotprod") else ("smull",)
+        _, height, width, _ = (int(v) for v in workload.output)
+        tiles = [list(t) for t in TILES if t[0] <= height and t[1] <= width
+                 and _statements(workload, t) <= MAX_STATEMENTS
+                 and (t[0] == 1 or _is_dense(workload))] or [[1, 1]]  # fmt: skip
+
+        def choice(tile: list[int], way: str) -> Choice:
+            return {"algorithm": ALGORITHM, "tile": tile, "multiply": way, "strip": 1,
+                    "order": "rows"}  # fmt: skip
+
+        best = min(
+            (choice(tile, way) for tile in tiles for way in ways),
+            key=lambda c: self.estimated_cycles(workload, c, spec),
+        )
+        count = ceil(height / best["tile"][0])
+        strips = sorted({s for s in STRIPS if s <= count} | {1})
+        kh, stride = int(workload.weight[2]), int(workload.attributes["strides"][0])
+        row = int(workload.data[2]) * int(workload.data[3])
+
+        def read(strip: int) -> int:
+            return ((strip * best["tile"][0] - 1) * stride + kh) * row
+
+        fitting = [s for s in strips if count % s == 0 and read(s) <= 2 * _L1_BYTES]
+        best["strip"] = max(fitting, default=min(4, max(strips)))
+        # The rows that a block of channels reads shall stay in the first cache.
+        best["order"] = "blocks" if read(best["strip"]) <= _L1_BYTES else "rows"
+        decisions = (
+            Decision("tile", tuple(tiles)),
+            Decision("multiply", ways),
+            Decision("strip", tuple(strips)),
+            Decision("order", ("blocks", "rows")),
+        )
+        return (Space(ALGORITHM, decisions, best),)
+
+    def estimated_cycles(self, workload: Workload, choice: Choice, spec: TargetSpec) -> float:
+        """See `schedules.space.Template`: instructions of the vector pipelines."""
+        rows, columns = choice["tile"]
+        batch, height, width, channels = (int(v) for v in workload.output)
+        kh, kw = (int(v) for v in workload.weight[2:])
+        strides, dilation = workload.attributes["strides"], workload.attributes["dilation"]
+        outputs = rows * columns
+        if choice["multiply"] == "sdot":
+            pixels = len({w * strides[1] + k * dilation[1]
+                          for w in range(columns) for k in range(kw)})  # fmt: skip
+            count = window_bytes.steps(kh, rows, strides[0])
+            dots = sum(
+                window_bytes.uses(row, step, kh, strides[0])
+                for row in range(rows) for step in range(count)
+            )  # fmt: skip
+            vectors = 8.0 * pixels * count + 4.0 * dots * columns * kw
+        else:
+            vectors = outputs * (2.0 * kh * kw + 4.0 * ceil(kh * kw / 2))
+            if outputs > 4:  # sums and weights do not fit into the registers
+                vectors *= 1.15
+        each = (vectors + outputs * _REQUANTIZE) / _PIPELINES + _TURN
+        tiles = ceil(height / rows) * ceil(width / columns) * ceil(channels / BYTES)
+        # Each 16 bytes are made signed once, and once more where strips overlap.
+        copied = int(workload.data[1]) * int(workload.data[2]) * ceil(channels / BYTES) * 2.0
+        return batch * (tiles * each + copied)
+
+    def compute(
+        self, workload: Workload, choice: Choice, spec: TargetSpec, data: Any, *weight: Any
+    ) -> Any:
+        """See `schedules.space.Template`."""
+        a = workload.attributes
+        kernel = (int(workload.weight[2]), int(workload.weight[3]))
+        attrs = {CHOICE: json.dumps({**choice, "kernel": kernel, "strides": a["strides"],
+                                     "dilation": a["dilation"]}, sort_keys=True)}  # fmt: skip
+        return window_bytes.depthwise_conv2d(
+            data, weight, int(workload.output[3]), kernel, geometry_of(workload),
+            tuple(choice["tile"]), attrs, int(a.get("pad_value", 0)),
+            dots=choice["multiply"] == "sdot",
+        )  # fmt: skip
+
+    def packed(
+        self, workload: Workload, choice: Choice, spec: TargetSpec
+    ) -> tuple[tuple[tuple[Extent, ...], str], ...]:
+        """See `schedules.space.Template`."""
+        channels, _, kh, kw = (int(v) for v in workload.weight)
+        return window_bytes.packed_shapes(
+            channels, (kh, kw), choice["tile"][0], int(workload.attributes["strides"][0]),
+            dots=choice["multiply"] == "sdot", shifted=workload.dtypes[0] == "uint8",
+        )  # fmt: skip
+
+    def pack(
+        self, workload: Workload, choice: Choice, spec: TargetSpec, *weight: Any
+    ) -> tuple[Any, ...]:
+        """See `schedules.space.Template`."""
+        return window_bytes.pack(
+            weight[0], choice["tile"][0], int(workload.attributes["strides"][0]),
+            dots=choice["multiply"] == "sdot", shifted=workload.dtypes[0] == "uint8",
+        )  # fmt: skip
+
+
+def _fits(workload: Workload) -> bool:
+    if workload.dtypes[0] not in ("uint8", "int8") or not workload.is_static:
+        return False
+    if workload.dtypes[1:] != ("int8", "int32") or workload.data[3] != workload.output[3]:
+        return False
+    kh, kw = (int(v) for v in workload.weight[2:])
+    return kh * kw <= MAX_WINDOW
+
+
+def _is_dense(workload: Workload) -> bool:
+    return all(int(v) == 1 for v in workload.attributes["dilation"])
+
+
+def _statements(workload: Workload, tile: tuple[int, int]) -> int:
+    kh, kw = (int(v) for v in workload.weight[2:])
+    return tile[0] * tile[1] * kh * kw * 4
