@@ -231,8 +231,8 @@ def _lower_scale(call: Any) -> Any:
     # not matter. The upper ones are below 2^30, and there may be room for the zero point.
     upper, rest = _joined(even, odd, 32, lanes, rounding=0), shift - 32
     inside = abs(offset) << rest <= 1 << 29
-    constant = (1 << (rest - 1)) + (offset << rest if inside else 0)
-    result = tirx.shift_right(_plus(upper, constant), tirx.const(rest, f"int32x{lanes}"))
+    added = (1 << (rest - 1)) + (offset << rest if inside else 0)
+    result = tirx.shift_right(_plus(upper, added), tirx.const(rest, f"int32x{lanes}"))
     return result if inside else _plus(result, offset)
 
 
