@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +53,10 @@ def check(
     *,
     tolerance: float = TOLERANCE,
     allow_fallback: bool = False,
+    make: Callable[..., Any] = Executor,
 ) -> tuple[KernelInfo, ...]:
     """Compile and run, compare with PyTorch, and return the kernels."""
-    lowered, executor = _compile(module, inputs, spec, workdir)
+    lowered, executor = _compile(module, inputs, spec, workdir, make)
     with torch.no_grad():
         expected = module(*inputs)
     for have, want in zip(_list(executor.run(*inputs)), _list(expected), strict=True):
@@ -69,19 +71,27 @@ def check(
 
 
 def compile_and_run(
-    module: nn.Module, inputs: tuple[torch.Tensor, ...], spec: TargetSpec, workdir: Path
+    module: nn.Module,
+    inputs: tuple[torch.Tensor, ...],
+    spec: TargetSpec,
+    workdir: Path,
+    make: Callable[..., Any] = Executor,
 ) -> list[torch.Tensor]:
     """The outputs alone, for what cannot be compared by their largest error."""
-    return _list(_compile(module, inputs, spec, workdir)[1].run(*inputs))
+    return _list(_compile(module, inputs, spec, workdir, make)[1].run(*inputs))
 
 
 def _compile(
-    module: nn.Module, inputs: tuple[torch.Tensor, ...], spec: TargetSpec, workdir: Path
-) -> tuple[Lowered, Executor]:
+    module: nn.Module,
+    inputs: tuple[torch.Tensor, ...],
+    spec: TargetSpec,
+    workdir: Path,
+    make: Callable[..., Any] = Executor,
+) -> tuple[Lowered, Any]:
     log = StageLog()
     lowered = lower(import_model(module, inputs, log=log), spec, log)
     built = build(lowered, spec, log, workdir)
-    return lowered, Executor(built.library, built.inputs, built.outputs, built.parameters)
+    return lowered, make(built.library, built.inputs, built.outputs, built.parameters)
 
 
 def _list(value: Any) -> list[torch.Tensor]:

@@ -5,8 +5,11 @@ Random operators are compiled through the whole pipeline and compared with PyTor
 
 from __future__ import annotations
 
+import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,11 +18,12 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from compiler.runtime import Executor
 from targets import TargetSpec, get_target, missing_features
 from tests.conformance.cases import Function, check, compile_and_run, seeded
 
 EXAMPLES = settings(
-    max_examples=5,
+    max_examples=int(os.environ.get("TILEWRIGHT_EXAMPLES", "5")),
     deadline=None,
     derandomize=True,
     phases=[Phase.explicit, Phase.generate],  # a compile a step makes shrinking too slow
@@ -30,22 +34,23 @@ channels = st.sampled_from([1, 3, 8, 16, 24, 33, 40, 64])
 
 
 class KernelSuite:
-    """Subclass and name a target."""
+    """Subclass and name a target, and what runs its code if that is not this machine."""
 
     target: str
+    executor: Callable[..., Any] = Executor
 
     @property
     def spec(self) -> TargetSpec:
         """The target, or a skip if this machine cannot run its code."""
         spec = get_target(self.target)
         missing = missing_features(spec)
-        if missing:
+        if missing and self.executor is Executor:
             pytest.skip(f"this CPU lacks {', '.join(missing)}")
         return spec
 
     def run(self, module: nn.Module, *inputs: torch.Tensor, tolerance: float = 1e-5) -> None:
         with tempfile.TemporaryDirectory() as folder:
-            check(module, inputs, self.spec, Path(folder), tolerance=tolerance)
+            check(module, inputs, self.spec, Path(folder), tolerance=tolerance, make=self.executor)
 
     @EXAMPLES
     @given(
@@ -191,7 +196,8 @@ class KernelSuite:
         x = torch.linspace(-8, 8, 40).reshape(1, -1)
         x[0, 3] = torch.nan
         with tempfile.TemporaryDirectory() as folder:
-            result = compile_and_run(nn.Sequential(activation), (x,), self.spec, Path(folder))
+            net = nn.Sequential(activation)
+            result = compile_and_run(net, (x,), self.spec, Path(folder), self.executor)
         assert torch.isnan(result[0]).nonzero().tolist() == [[0, 3]]
 
     @pytest.mark.parametrize("axis", [0, 1, 2, 3])

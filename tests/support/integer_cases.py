@@ -512,8 +512,21 @@ def _bits(value: Array) -> bytes:
     return np.ascontiguousarray(value).tobytes()
 
 
-def check(cases: Sequence[Case], spec: TargetSpec, draws: int, seed: int = 0) -> tuple[Any, ...]:
+def check(
+    cases: Sequence[Case],
+    spec: TargetSpec,
+    draws: int,
+    seed: int = 0,
+    executors: Sequence[Callable[..., Any]] = (Executor,),
+) -> tuple[Any, ...]:
     """Compile the cases for a target, run them on `draws` inputs, and compare every bit.
+
+    Args:
+        cases: The cases.
+        spec: The target.
+        draws: Inputs of each case.
+        seed: Of the inputs.
+        executors: What runs the code, one after the other: this machine by default.
 
     Returns:
         The kernels that they became.
@@ -533,14 +546,15 @@ def check(cases: Sequence[Case], spec: TargetSpec, draws: int, seed: int = 0) ->
     numpy = np.random.default_rng(seed)
     with tempfile.TemporaryDirectory() as folder:
         built = build(lowered, spec, log, Path(folder))
-        executor = Executor(built.library, built.inputs, built.outputs, built.parameters)
-        for _ in range(draws):
-            arrays = random_inputs(cases, numpy)
-            wanted = interpret(module, arrays)
-            given = executor.run(*arrays)
-            given = given if isinstance(given, (tuple, list)) else [given]
-            for case, want, have in zip(cases, wanted, given, strict=True):
-                array = np.asarray(have)
-                assert array.dtype == want.dtype, case.text
-                assert _bits(array) == _bits(want), case.text
+        drawn = [random_inputs(cases, numpy) for _ in range(draws)]
+        expected = [interpret(module, arrays) for arrays in drawn]
+        for make in executors:
+            executor = make(built.library, built.inputs, built.outputs, built.parameters)
+            for arrays, wanted in zip(drawn, expected, strict=True):
+                given = executor.run(*arrays)
+                given = given if isinstance(given, (tuple, list)) else [given]
+                for case, want, have in zip(cases, wanted, given, strict=True):
+                    array = np.asarray(have)
+                    assert array.dtype == want.dtype, case.text
+                    assert _bits(array) == _bits(want), case.text
     return lowered.kernels

@@ -1,0 +1,1 @@
+"""Compares code for ARM with references, on emulated processors."""
