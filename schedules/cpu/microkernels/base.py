@@ -28,6 +28,8 @@ Array = npt.NDArray[Any]
 Dtypes = tuple[str, str, str]
 #: Bytes of a vector register.
 VECTOR_BYTES = 16
+#: What a load costs beside arithmetic that hides it: a place in queues, a miss now and then.
+LOAD_CYCLES = 0.05
 
 
 class Sums:
@@ -36,6 +38,11 @@ class Sums:
     def __init__(self, count: int, lanes: int, dtype: str) -> None:
         self.count, self.lanes, self.dtype = count, lanes, dtype
         self.buffer = tirx.decl_buffer([count * lanes], dtype, "registers")
+
+    @property
+    def buffers(self) -> tuple[Any, ...]:
+        """The buffers to allocate."""
+        return (self.buffer,)
 
     def get(self, number: int) -> Any:
         """The value of one vector."""
@@ -74,6 +81,7 @@ class MicroKernel(Protocol):
         row_step: A block's rows are a multiple of it.
         shifted: Whether activations are read as signed bytes, 128 less than they are; what that
             takes away is given back by a start of the sums.
+        fold_chunks: After how many chunks `fold` is called at the latest; 0 for never.
     """
 
     name: str
@@ -83,6 +91,7 @@ class MicroKernel(Protocol):
     chunk: int
     row_step: int
     shifted: bool
+    fold_chunks: int
 
     def registers(self, rows: int, vectors: int) -> int:
         """Vector registers that a block needs, sums and all."""
@@ -99,11 +108,24 @@ class MicroKernel(Protocol):
     def step(self, sums: Sums, rows: int, vectors: int, chunk: Chunk) -> list[Any]:
         """Statements that add the products of a chunk."""
 
+    def fold(self, sums: Sums, rows: int, vectors: int) -> list[Any]:
+        """Statements that take sums of few digits into others, and begin anew."""
+
     def result(self, sums: Sums, rows: int, vectors: int, row: int, vector: int) -> Any:
         """The sums of a row and a vector of columns."""
 
 
-class Plain:
+class Unfolded:
+    """Sums that have all their digits from the start."""
+
+    fold_chunks = 0
+
+    def fold(self, sums: Sums, rows: int, vectors: int) -> list[Any]:
+        """See `MicroKernel.fold`."""
+        return []
+
+
+class Plain(Unfolded):
     """Sums that lie row by row, each row's vectors of columns side by side."""
 
     lanes = 4
@@ -256,16 +278,27 @@ def statements(kernel: MicroKernel, block: Block, sums: Sums, unroll: int = 1) -
         whole = groups.chunk * groups.group
         return add(outer, step * groups.group, whole, step, list(range(groups.chunk)))
 
+    def chunks(outer: tuple[Any, ...], begin: Any, count: int) -> Any:
+        each = unroll if count % unroll == 0 else 1
+        return loop("chunk", count // each, lambda i: tirx.SeqStmt(
+            [s for j in range(each) for s in chunk(outer, begin + i * each + j)]))  # fmt: skip
+
     def innermost(outer: tuple[Any, ...]) -> Any:
+        fold = kernel.fold(sums, rows, vectors)
+        period = kernel.fold_chunks
         body: list[Any] = []
-        each = unroll if groups.chunks % unroll == 0 else 1
-        if groups.chunks:
+        done = 0
+        if period and groups.chunks > period:  # what is left is folded behind it
+            times = (groups.chunks - (0 if groups.rest else 1)) // period
+            done = times * period
             body.append(
-                loop("chunk", groups.chunks // each, lambda i: tirx.SeqStmt(
-                    [s for j in range(each) for s in chunk(outer, i * each + j)])))  # fmt: skip
+                loop("fold", times, lambda i: sequence([chunks(outer, i * period, period), *fold]))
+            )
+        if groups.chunks > done:
+            body.append(chunks(outer, number(done), groups.chunks - done))
         for at, count, step, places in groups.pieces():
             body += add(outer, number(at), count, number(step), places)
-        return sequence(body)
+        return sequence([*body, *fold])
 
     def nest(extents: tuple[int, ...], outer: tuple[Any, ...]) -> Any:
         if not extents:
@@ -316,6 +349,7 @@ def loop(name: str, extent: int, body: Callable[[Any], Any]) -> Any:
 
 
 __all__ = [
+    "LOAD_CYCLES",
     "VECTOR_BYTES",
     "Block",
     "Chunk",
@@ -324,6 +358,7 @@ __all__ = [
     "MicroKernel",
     "Plain",
     "Sums",
+    "Unfolded",
     "every",
     "loop",
     "number",

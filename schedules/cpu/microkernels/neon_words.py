@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from schedules.cpu.microkernels.base import Chunk, Sums, splat
+from schedules.cpu.microkernels.base import Chunk, Sums, Unfolded, splat
 from schedules.tvm_adapter import tirx
 from targets.spec import TargetSpec
 
@@ -17,7 +17,7 @@ DTYPES = ("int16", "int16", "uint32")
 MAX_ROWS = 14
 
 
-class WordsByElement:
+class WordsByElement(Unfolded):
     """Eight steps from one load of a row; each multiplies with a lane of it.
 
     Sums are ``uint32``: TVM tells LLVM that signed sums do not wrap, and these may.

@@ -58,10 +58,14 @@ class MicroKernels:
         tile = RegisterTile(*choice["tile"])
         stages = [*stages_with_role(sch, "pad"), *stages_with_role(sch, "pack")]
         inline_between(sch, [heart, *stages])
-        if len(stages_with_role(sch, "pad")) == 2:  # padded and laid out as lines
+        for _ in stages_with_role(sch, "pad")[1:]:  # padded, laid out as lines, shifted: at once
             sch.compute_inline(stages.pop(0))
         recipe = recipe_of(sch, heart)
-        kernel = kernel_named(str(choice["kernel"]), recipe.dtypes, spec)
+        left = "uint8" if recipe.first is not None else recipe.dtypes[0]
+        kernel = kernel_named(
+            str(choice["kernel"]), (left, *recipe.dtypes[1:]), spec,
+            constant=kind != "batch_matmul", narrow=choice["kernel"] == "smlal",
+        )  # fmt: skip
         consumers = [b for b in outputs(sch) if not same_block(sch, b, heart)]
         for consumer in consumers:
             check_covered(sch, heart, consumer)
@@ -249,8 +253,11 @@ def replace(
         Block(tile.rows, tile.vectors, tuple(outer), groups, activation, weight, first, store),
         sums, unroll,
     )  # fmt: skip
+    if recipe.dtypes[0] == "bfloat16":  # see `schedules.cpu.intrinsics.bf16`
+        for buffer in (recipe.data.source, recipe.weight.source):
+            body = tirx.AttrStmt(number(0), "tilewright.keep_bfloat16", buffer.data, body)
     new = s_tir.SBlock(
-        block.iter_vars, block.reads, [write], block.name_hint, body, alloc_buffers=[sums.buffer],
+        block.iter_vars, block.reads, [write], block.name_hint, body, alloc_buffers=list(sums.buffers),
         annotations=dict(block.annotations.items()),
     )  # fmt: skip
     sch.state.replace(sch.get_sref(heart), new, {block: new})
