@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from compiler.errors import InputError
+from compiler.linker import find_linker
 from compiler.tune.measure.builder import LocalBuilder
 from compiler.tune.measure.confine import siblings, usable_cpus
 from compiler.tune.measure.pipeline import PipelineMeasurer
@@ -49,7 +50,8 @@ def create_measurer(
 
     Raises:
         InputError: `threads` or `workers` cannot be had, or `tracker` comes without `device`.
-        CompileError: No tracker, device, scheduler or worker answers.
+        CompileError: No tracker, device, scheduler or worker answers; or there is no linker here
+            for the target's machine.
         FileError: There is no room for temporary files.
     """
     cpus = usable_cpus()
@@ -59,6 +61,8 @@ def create_measurer(
         raise InputError(
             "tracker and device go together", where="tune", hint="give both, or neither"
         )
+    if dask is None:
+        find_linker(spec)  # else every candidate would fail for the same reason
     timing = replace(timing or Timing(), threads=threads)
     here = tracker is None and elsewhere is None
     running = _running_cpus(cpus, threads) if here else []

@@ -14,7 +14,9 @@ from compiler.api import tune_model
 from compiler.cli.app import run_cli
 from compiler.deploy.board import Board
 from compiler.deploy.devices import add_device
+from compiler.deploy.libraries import runtime_libraries
 from compiler.deploy.measure import BoardRunner
+from compiler.deploy.runner import build_runner
 from compiler.errors import CompileError, DeployError, DeviceError, TilewrightError
 from compiler.tune import events
 from compiler.tune.measure.base import Failed, Measured, Rejected
@@ -214,6 +216,28 @@ def test_a_board_that_will_not_do_is_left_out(boards: Boards):
         assert any(note.startswith("gone is left out: it cannot be") for note in notes)
         assert not any("copying" in note for note in notes)  # it is there
         assert isinstance(measure(measurer, RIGHT)[0], Measured)
+
+
+def test_programs_that_are_missing_here(boards: Boards, monkeypatch, tmp_path: Path):
+    boards.add("one")
+    known = {"one": Board("pi@one")}
+    libraries = runtime_libraries("aarch64")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # nothing was built before
+    monkeypatch.setattr("compiler.deploy.runner._ZIG_TARGETS", {})
+    monkeypatch.setenv("TILEWRIGHT_CROSS_LINKER", "gcc")
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (programs / "ssh").symlink_to(boards.folder / "bin" / "ssh")
+    monkeypatch.setenv("PATH", str(programs))
+    with pytest.raises(DeployError, match="there is no C compiler for aarch64") as caught:
+        build_runner("aarch64", libraries)
+    assert "pip install ziglang" in str(caught.value)
+    with pytest.raises(CompileError, match="no linker for aarch64") as linker:
+        create_measurer(SPEC, elsewhere=lambda server: BoardRunner(server, SPEC, known))
+    assert "pip install ziglang" in str(linker.value)
+    (programs / "ssh").unlink()
+    with pytest.raises(DeployError, match="there is no ssh program"):
+        BoardRunner(None, SPEC, known)  # type: ignore[arg-type]
 
 
 def test_options():
