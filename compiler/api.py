@@ -16,10 +16,12 @@ from compiler.errors import (
     TilewrightError,
     VerificationError,
 )
+from compiler.estimate.device import run_on_device
 from compiler.estimate.report import report_elsewhere
 from compiler.options import (
     TOLERANCES,
     RecordsOption,
+    check_precision,
     open_records,
     read_precision,
     read_required,
@@ -81,6 +83,7 @@ def compile(  # noqa: A001 - the name users expect
     threads: int = 1,
     measure: bool | None = None,
     estimate: bool | None = None,
+    device: str | None = None,
     tolerance: float | None = None,
     progress: Progress | None = None,
     tune: Tune | str | bool = False,
@@ -118,6 +121,8 @@ def compile(  # noqa: A001 - the name users expect
             the report and estimate cycles from them, which takes some ten seconds. By default
             where all that is needed is installed; the report says what is missing otherwise,
             and gives the least times that the target's peaks allow. With True it must succeed.
+        device: Measure on this board in place of this machine: a name among `tilewright
+            devices`, or ``user@host``. By default the one that `tune` names.
         tolerance: Largest error against PyTorch on the example inputs that is accepted,
             relative to the largest magnitude of an output; by default 0.01, in bfloat16 0.05,
             quantized 0.5, which only tells nonsense: give `evaluate` to judge accuracy. With
@@ -152,6 +157,8 @@ def compile(  # noqa: A001 - the name users expect
         PlanError: The plan is damaged, or for another model.
         TuneOptionError: `tune` has no meaning.
         StoreError: The records cannot be read, or a search could not write them.
+        DeviceError: The device cannot be reached, or cannot run the model.
+        DeployError: There is no such device, or no runtime for its machine.
         EmulationError: `estimate` is True, and a program that it needs is missing or fails.
         NotTunedError: Less than `require_tuned` runs on records; the kernels without one are
             named, with reasons.
@@ -169,7 +176,8 @@ def compile(  # noqa: A001 - the name users expect
     search = Tune.parse(tune)
     precision = read_precision(precision)
     required = read_required(require_tuned)
-    spec = choose_target(target, measure=measure is True)
+    spec = choose_target(target, measure=measure is True and device is None)
+    check_precision(precision, spec)
     devices = split_target(spec, host)
     request = read_request(
         recipe_for(quantize, devices), calibration, evaluate,
@@ -190,7 +198,17 @@ def compile(  # noqa: A001 - the name users expect
     store = open_records(records, search)
     devices = with_records(devices, store.stores)
     runs_here = not missing_features(spec)
-    if estimate and runs_here:
+    if device is not None and (measure is False or devices.accelerator is not None):
+        why = "measure is False" if measure is False else f"{spec.name} has an accelerator"
+        raise InputError(
+            f"a device to measure on was named, and {why}",
+            where="device",
+            hint="leave one of them out",
+        )
+    if device is None and measure is not False and devices.accelerator is None:
+        device = _device_of(search)
+    measure = False if device is not None else measure
+    if estimate and runs_here and device is None:
         raise InputError(
             f"this machine runs code for {spec.name}: it is measured, not estimated",
             where="estimate",
@@ -292,11 +310,16 @@ def compile(  # noqa: A001 - the name users expect
         if bundle.vta is not None:
             with log.time("report", "simulate"):
                 bundle.report = with_vta(bundle.report, bundle.vta, devices.target)
-    elif estimates and bundle.vta is None:
+    elif (estimates or device is not None) and bundle.vta is None:
+        run = None
+        if device is not None:
+            with log.time("report", "measure on the device"):
+                run, _ = run_on_device(bundle, device)
         with log.time("report", "estimate"):
             bundle.report = report_elsewhere(
                 bundle,
                 estimate=estimate,
+                run=run,
                 stages=tuple(log.records),
                 # In float the golden outputs are PyTorch's own.
                 accuracy=None if plan is None else compare(bundle.golden.outputs, expected),
@@ -373,6 +396,7 @@ def tune_model(
         )
     precision = read_precision(precision)
     spec = choose_target(target, measure=False)
+    check_precision(precision, spec)
     devices = split_target(spec)
     request = read_request(
         recipe_for(quantize, devices), calibration, None,
@@ -476,6 +500,13 @@ def _import(
         log=log,
     )
     return source, imported
+
+
+def _device_of(search: Tune | None) -> str | None:
+    """The board that a search measures on, if it is one."""
+    if search is None or search.device is None or search.tracker is not None:
+        return None
+    return None if "," in search.device else search.device
 
 
 def _metrics(

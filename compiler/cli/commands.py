@@ -85,6 +85,11 @@ _bundle_argument = click.argument("bundle", type=click.Path(path_type=Path))
     "by default where qemu and llvm-mca are installed.",
 )
 @click.option(
+    "--device",
+    metavar="NAME|user@board",
+    help="Measure on this board, one of `tilewright devices`, in place of this machine.",
+)
+@click.option(
     "--tolerance",
     type=click.FloatRange(min=0),
     help="Largest accepted error against PyTorch, relative to an output's largest magnitude; by "
@@ -141,6 +146,7 @@ def compile_(
     precision: str,
     measure: bool | None,
     estimate: bool | None,
+    device: str | None,
     tolerance: float | None,
     tune_text: str | None,
     records: Path | None,
@@ -171,7 +177,7 @@ def compile_(
     if no_records and (records is not None or tune_text is not None):
         raise click.UsageError("--no-records excludes --records and --tune")
     tune = Tune.parse(tune_text)
-    spec = choose_target(target_argument(target), measure=measure is True)
+    spec = choose_target(target_argument(target), measure=measure is True and device is None)
     recipe = read_recipe(quantize, keep, shifts=spec.family == "vta")
     metric = read_metric(evaluate)
     if save_plan is not None and recipe is None and not model.endswith(".pt2"):
@@ -209,6 +215,7 @@ def compile_(
                     threads=threads,
                     measure=measure,
                     estimate=estimate,
+                    device=device,
                     tolerance=tolerance,
                     progress=progress,
                     tune=tune or False,
@@ -243,7 +250,7 @@ def compile_(
                     hint="add --quantize int8",
                 )
             bundle.plan.save(save_plan)
-    if measure is None and missing_features(bundle.target):
+    if measure is None and device is None and missing_features(bundle.target):
         session.message(_not_measured(bundle, path))
     size = _size_of(path)
     if session.json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,6 +74,17 @@ def deploy(session: Session, bundle: Path, to: str, wheels: Path | None) -> None
 @click.option("--repeat", type=click.IntRange(1, 1_000_000), default=50, show_default=True)
 @click.option("--warmup", type=click.IntRange(0, 1_000_000), default=10, show_default=True)
 @click.option("--threads", type=click.IntRange(1, 1024), help="By default as compiled.")
+@click.option("--report", is_flag=True, help="Show the whole report, kernel by kernel.")
+@click.option(
+    "--html", type=click.Path(path_type=Path), metavar="PATH",
+    help="Write the report as an HTML page.",
+)  # fmt: skip
+@click.option("--save", is_flag=True, help="Put the report into the bundle, in place of its own.")
+@click.option(
+    "--estimate/--no-estimate", default=None,
+    help="Put counted instructions and estimated cycles beside the measured times; by default "
+    "where qemu and llvm-mca are installed.",
+)  # fmt: skip
 @_wheels_option
 @with_common_options
 @click.pass_obj
@@ -83,23 +95,47 @@ def bench(
     repeat: int,
     warmup: int,
     threads: int | None,
+    report: bool,
+    html: Path | None,
+    save: bool,
+    estimate: bool | None,
     wheels: Path | None,
 ) -> None:
-    """Measure a compiled model on a board: it is deployed, tests itself, and is timed there."""
-    from compiler.deploy import deploy_to_board, write_deployment
-    from compiler.deploy.board import time_on_board
-    from compiler.deploy.devices import find_device
-    from compiler.package import read_bundle
+    """Measure a compiled model on a board: it is deployed, tests itself, and is timed there.
 
-    board = find_device(device)
-    model = read_bundle(bundle, runnable=False)
-    with tempfile.TemporaryDirectory(prefix="tilewright-deploy-") as work:
-        done = write_deployment(model, Path(work) / "model", wheels=wheels, tell=session.message)
-        result = deploy_to_board(done.path, board, session.message)
-    timing = time_on_board(board, model.name, repeat=repeat, warmup=warmup, threads=threads)
+    With --report, --html or --save a report is made of what was measured of every kernel.
+    """
+    from compiler.estimate.device import run_on_device
+    from compiler.estimate.report import report_elsewhere
+    from compiler.package import read_bundle
+    from compiler.package.atomic import check_destination
+    from compiler.report import Report
+
+    wanted = report or save or html is not None
+    if estimate is not None and not wanted:
+        raise click.UsageError("--estimate belongs to --report, --html or --save")
+    if html is not None:
+        check_destination(html)
+    model = read_bundle(bundle, runnable=False, read_report=Report.from_json)
+    run, timing = run_on_device(
+        model, device, repeat=repeat, warmup=warmup, threads=threads, wheels=wheels,
+        tell=session.message,
+    )  # fmt: skip
+    if wanted:
+        found = report_elsewhere(
+            model, estimate=estimate, run=run, wheels=wheels, tell=session.message
+        )
+        if html is not None:
+            found.to_html(html)
+        if save:
+            model.report = found
+            model.save(bundle, folder=bundle.is_dir())
     if session.json:
-        session.document({"device": device, **timing, "selftest": result})
+        more = {"report": json.loads(found.to_json())} if wanted else {}
+        session.document({"device": device, **timing, **more})
         return
+    if report:
+        session.show(found)
     click.echo(
         f"{model.name} on {device} (measured): median {timing['median_ms']:.3f} ms, least "
         f"{timing['min_ms']:.3f} ms, 90 % below {timing['p90_ms']:.3f} ms, {timing['runs']} runs, "

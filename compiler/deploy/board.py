@@ -295,7 +295,13 @@ def deploy_to_board(folder: Path, board: Board, tell: Tell | None = None) -> dic
 
 
 def time_on_board(
-    board: Board, name: str, *, repeat: int, warmup: int, threads: int | None = None
+    board: Board,
+    name: str,
+    *,
+    repeat: int,
+    warmup: int,
+    threads: int | None = None,
+    profile: bool = False,
 ) -> dict[str, Any]:
     """Time a model that was deployed to a board.
 
@@ -305,15 +311,18 @@ def time_on_board(
         repeat: Inferences that are timed.
         warmup: Inferences before them.
         threads: Threads to run on; None for as many as it was compiled for.
+        profile: Time every kernel, too, in as many more inferences.
 
     Returns:
-        ``runs``, ``median_ms``, ``min_ms``, ``p90_ms`` and ``peak_memory_kib``, measured there.
+        ``runs``, ``median_ms``, ``min_ms``, ``p90_ms`` and ``peak_memory_kib``, measured there;
+        of a profile also ``run_ms`` and, for each call in order, name and median in ``kernels``.
 
     Raises:
         DeviceError: The board cannot be reached, or the model fails.
     """
     words = f"--bench {repeat} --warmup {warmup} --json"
     words += f" --threads {threads}" if threads else ""
+    words += " --profile" if profile else ""
     folder = shlex.quote(f"{board.folder}/{name}")
     answer = board.run(f"cd {folder} && ./{PROGRAM} . {words}")
     try:

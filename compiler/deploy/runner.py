@@ -24,7 +24,7 @@ GLIBC = "2.28"
 KERNEL_PROGRAM = "kernel"
 PROGRAM, LIBRARY, HEADER, EXAMPLE = "run", "libtilewright.so", "tilewright.h", "example.c"
 _LIBRARY_SOURCES = ("model.c", "npy.c", "ffi.c")
-_PROGRAM_SOURCES = ("main.c", "rpc.c", *_LIBRARY_SOURCES)
+_PROGRAM_SOURCES = ("main.c", "rpc.c", "profile.c", *_LIBRARY_SOURCES)
 _FLAGS = ("-std=c11", "-D_GNU_SOURCE", "-O2", "-fPIC", "-DNDEBUG")
 _ZIG_TARGETS = {
     "aarch64": (f"aarch64-linux-gnu.{GLIBC}",),

@@ -9,6 +9,7 @@
 #include <time.h>
 
 #include "npy.h"
+#include "profile.h"
 #include "rpc.h"
 #include "tilewright.h"
 
@@ -19,6 +20,7 @@ static const char USAGE[] =
     "  --output PREFIX  write outputs to PREFIX0.npy, PREFIX1.npy, ...\n"
     "  --bench N        time N inferences after some that are not counted\n"
     "  --warmup N       how many are not counted (10)\n"
+    "  --profile        with --bench and --json: also every run's time and every kernel call's\n"
     "  --selftest       compare with the outputs that came with the model\n"
     "  --threads N      threads to run on\n"
     "  --json           print one JSON object\n"
@@ -30,7 +32,7 @@ enum { MOST_INPUTS = 64, MESSAGE = 1024, PATH = 4096, MISUSE = 2, FAILURE = 4, D
 
 typedef struct {
   const char *folder, *output, *host, *maps, *inputs[MOST_INPUTS];
-  int input_count, bench, warmup, threads, port, tied, selftest, json;
+  int input_count, bench, warmup, threads, port, tied, selftest, json, profile;
 } Options;
 
 typedef struct {
@@ -93,6 +95,8 @@ static int parse(int count, char** words, Options* options) {
       options->selftest = 1;
     } else if (strcmp(word, "--json") == 0) {
       options->json = 1;
+    } else if (strcmp(word, "--profile") == 0) {
+      options->profile = 1;
     } else if (strcmp(word, "--tied") == 0) {
       options->tied = 1;
     } else if (word[0] == '-') {
@@ -104,6 +108,8 @@ static int parse(int count, char** words, Options* options) {
     }
   }
   if (options->folder == NULL && options->port == 0) return misuse("no folder was given", "");
+  if (options->profile && !(options->bench > 0 && options->json))
+    return misuse("needs --bench and --json", "--profile");
   return 0;
 }
 
@@ -171,10 +177,9 @@ static int self_test(const tw_model* model, const char* folder, const tw_array* 
   return 0;
 }
 
+/* Times of whole runs in `seconds`, sorted; their median, least and 90th percentile. */
 static int measure(tw_model* model, const Options* options, const tw_array* inputs,
-                   tw_array* outputs, double* milliseconds) {
-  double* seconds = calloc((size_t)options->bench, sizeof *seconds);
-  if (seconds == NULL) return 1;
+                   tw_array* outputs, double* seconds, double* milliseconds) {
   int status = 0;
   for (int i = 0; i < options->warmup && status == 0; ++i) status = tw_run(model, inputs, outputs);
   for (int i = 0; i < options->bench && status == 0; ++i) {
@@ -186,12 +191,22 @@ static int measure(tw_model* model, const Options* options, const tw_array* inpu
   milliseconds[0] = 1e3 * seconds[options->bench / 2];
   milliseconds[1] = 1e3 * seconds[0];
   milliseconds[2] = 1e3 * seconds[(int)(0.9 * options->bench)];
-  free(seconds);
   return status;
 }
 
+/* The rest of the JSON object: every run and every call of an inference. */
+static void tell_profile(const Options* options, const double* seconds, const Profile* profile) {
+  printf(", \"run_ms\": [");
+  for (int i = 0; i < options->bench; ++i) printf(i ? ", %.6g" : "%.6g", 1e3 * seconds[i]);
+  printf("], \"kernels\": [");
+  for (int i = 0; i < profile->count; ++i)
+    printf("%s[\"%s\", %.6g]", i ? ", " : "", profile->calls[i].name,
+           profile->calls[i].milliseconds);
+  printf("]");
+}
+
 static void tell(const Options* options, const tw_model* model, const Difference* worst,
-                 const double* milliseconds) {
+                 const double* milliseconds, const double* seconds, const Profile* profile) {
   struct rusage usage;
   getrusage(RUSAGE_SELF, &usage);
   double tolerance = tw_tolerance(model);
@@ -204,8 +219,10 @@ static void tell(const Options* options, const tw_model* model, const Difference
     else
       printf("null");
     printf(", \"runs\": %d, \"median_ms\": %.6g, \"min_ms\": %.6g, \"p90_ms\": %.6g, "
-           "\"peak_memory_kib\": %ld}\n",
+           "\"peak_memory_kib\": %ld",
            options->bench, milliseconds[0], milliseconds[1], milliseconds[2], usage.ru_maxrss);
+    if (options->profile) tell_profile(options, seconds, profile);
+    printf("}\n");
     return;
   }
   if (options->selftest)
@@ -241,9 +258,21 @@ static int infer(tw_model* model, const Options* options, const tw_array* inputs
     snprintf(path, sizeof path, "%s%d.npy", options->output, i);
     if (npy_write(path, &outputs[i], message, sizeof message)) return fail(message);
   }
-  if (options->bench > 0 && measure(model, options, inputs, outputs, milliseconds))
+  double* seconds = calloc((size_t)options->bench + 1, sizeof *seconds);
+  if (seconds == NULL) return fail("no memory");
+  Profile profile = {0};
+  if (options->bench > 0 && measure(model, options, inputs, outputs, seconds, milliseconds)) {
+    free(seconds);
     return fail(tw_error());
-  tell(options, model, &worst, milliseconds);
+  }
+  if (options->profile && profile_run(model, inputs, outputs, options->bench, &profile, message,
+                                      sizeof message)) {
+    free(seconds);
+    return fail(message);
+  }
+  tell(options, model, &worst, milliseconds, seconds, &profile);
+  profile_free(&profile);
+  free(seconds);
   return options->selftest && !(worst.error <= tw_tolerance(model)) ? DIFFERS : 0;
 }
 

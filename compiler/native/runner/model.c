@@ -12,6 +12,7 @@
 
 #include "ffi.h"
 #include "npy.h"
+#include "profile.h"
 #include "tilewright.h"
 
 enum { ALIGNMENT = 64, MESSAGE = 1024, LINE = 4096, POOLED = 2, NAME = 256 };
@@ -262,6 +263,15 @@ static int start_machine(tw_model* model) {
   ffi_release(&nothing);
   TRY(status);
   return find(&model->machine, "main", &model->main);
+}
+
+int tw_instrument(tw_model* model, TVMFFIObjectHandle function) {
+  TVMFFIAny set = {0}, argument = ffi_object(function), nothing = {0};
+  TRY(find(&model->machine, "set_instrument", &set));
+  int status = ffi_call(set.v_obj, &argument, 1, &nothing, last_error, sizeof last_error);
+  ffi_release(&set);
+  ffi_release(&nothing);
+  return status;
 }
 
 static int load(tw_model* model) {

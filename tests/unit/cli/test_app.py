@@ -54,8 +54,8 @@ def test_importing_the_package_is_cheap() -> None:
     program = (
         "import sys, compiler\n"
         "assert sorted(dir(compiler)) == "
-        "['Bundle', 'CompressionPlan', 'Images', 'Quantize', 'Tune', '__version__', 'compile', "
-        "'load', 'tune_model']\n"
+        "['Bundle', 'CompressionPlan', 'Images', 'Quantize', 'Tune', '__version__', "
+        "'compare_targets', 'compile', 'load', 'tune_model']\n"
         "compiler.Tune(minutes=1)\n"
         "compiler.Quantize()\n"
         "heavy = {'tvm', 'torch', 'numpy', 'rich', 'click'} & set(sys.modules)\n"

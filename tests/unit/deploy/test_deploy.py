@@ -23,7 +23,7 @@ from compiler.deploy.board import Facts, check_board, time_on_board
 from compiler.deploy.devices import add_device, devices_file, find_device, read_devices
 from compiler.deploy.libraries import runtime_libraries
 from compiler.deploy.runner import build_runner
-from compiler.errors import DeployError, DeviceError, FileError
+from compiler.errors import DeployError, DeviceError, FileError, InputError
 from compiler.package import Bundle
 
 pytestmark = pytest.mark.compile
@@ -347,5 +347,26 @@ def test_deploy_and_bench_from_the_command_line(
     assert run(tmp_path / "out", str(tmp_path / "out"), "--selftest").returncode == 0
     assert run_cli(["bench", str(path), "--device", "pi@board", "--repeat", "3", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["selftest"]["passed"]
+    words = ["bench", str(path), "--device", "pi@board", "--repeat", "3", "--no-estimate"]
+    assert run_cli([*words, "--save", "--html", str(tmp_path / "two.html")]) == 0
+    assert (tmp_path / "two.html").stat().st_size > 1000
+    assert run_cli(["report", str(path), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out.partition("\n")[2])
+    assert report["elsewhere"]["basis"] == "device"
+    assert {row["name"] for row in report["kernels"]} <= {k.name for k in bundle.kernels}
+    assert {row["time"]["label"] for row in report["kernels"]} == {"measured"}
+    assert report["latency"]["runs"] == 3
+    assert run_cli([*words, "--json"]) == 2
+    capsys.readouterr()
     assert run_cli(["bench", str(path), "--device", "nobody"]) == 9
     assert run_cli(["deploy", str(path), "--to", "pi@unreachable"]) == 9
+
+
+def test_a_report_that_a_board_measured(board: Path):
+    net, x = torch.nn.Linear(8, 4).eval(), torch.ones(1, 8)
+    report = compiler.compile(net, example_inputs=(x,), device="pi@board", estimate=False).report
+    assert report.elsewhere.whence.startswith("measured on")
+    assert report.latency.runs == 50
+    assert report.memory.process_rss is None
+    with pytest.raises(InputError, match="a device to measure on"):
+        compiler.compile(net, example_inputs=(x,), device="pi@board", measure=False)
