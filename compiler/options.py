@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from compiler.coverage import flops, misses, tuned_share
 from compiler.errors import InputError, NotTunedError
+from targets.spec import has_float16
 
 if TYPE_CHECKING:
     from compiler.stages import KernelInfo
@@ -22,10 +23,13 @@ if TYPE_CHECKING:
 #: Names of the precisions that a model can be compiled in, with their short forms.
 PRECISIONS: Mapping[str, str] = MappingProxyType(
     {"float32": "float32", "f32": "float32", "fp32": "float32",
-     "bfloat16": "bfloat16", "bf16": "bfloat16"}
+     "bfloat16": "bfloat16", "bf16": "bfloat16",
+     "float16": "float16", "f16": "float16", "fp16": "float16"}
 )  # fmt: skip
 #: Largest error against PyTorch in float32 that is accepted by default, relative.
-TOLERANCES: Mapping[str, float] = MappingProxyType({"float32": 1e-2, "bfloat16": 5e-2})
+TOLERANCES: Mapping[str, float] = MappingProxyType(
+    {"float32": 1e-2, "bfloat16": 5e-2, "float16": 2e-2}
+)
 
 #: A folder for the user's records, None for the usual one, False to look at no records at all.
 RecordsOption: TypeAlias = "str | Path | Literal[False] | None"
@@ -76,6 +80,21 @@ def read_precision(precision: str) -> str:
         where="precision",
         hint=f"give one of {', '.join(PRECISIONS)}",
     )
+
+
+def check_precision(precision: str, target: TargetSpec) -> None:
+    """Refuse float16 where the processor does not compute in it.
+
+    Raises:
+        InputError: It does not.
+    """
+    if precision == "float16" and not has_float16(target):
+        raise InputError(
+            f"{target.name} does not compute in float16",
+            where="precision",
+            hint="ARM processors with the feature fullfp16 do, such as arm/rpi5, "
+            "arm/neoverse-n1 and arm/neoverse-v1; bfloat16 works on all targets",
+        )
 
 
 def read_required(required: float | None) -> float | None:
@@ -206,6 +225,7 @@ __all__ = [
     "TOLERANCES",
     "Records",
     "RecordsOption",
+    "check_precision",
     "open_records",
     "read_precision",
     "read_required",

@@ -209,14 +209,14 @@ def make_plan(
         InputError: An option names a layer that there is not.
     """
     plan, calibrated = _make_plan(request, imported, target, log, progress)
-    if request.precision == "bfloat16":
-        plan = _on_bfloat16(plan)
+    if request.precision != "float32":
+        plan = _on_16_bits(plan, request.precision)
         calibrated = None if calibrated is None else replace(calibrated, plan=plan)
     return plan, calibrated
 
 
-def _on_bfloat16(plan: CompressionPlan) -> CompressionPlan:
-    """A plan in which convolutions and products that are not compressed compute on bfloat16.
+def _on_16_bits(plan: CompressionPlan, precision: str) -> CompressionPlan:
+    """A plan in which convolutions and products that are not compressed compute on 16 bits.
 
     What the user keeps in float32 stays there.
     """
@@ -225,7 +225,7 @@ def _on_bfloat16(plan: CompressionPlan) -> CompressionPlan:
     return replace(
         plan,
         operators={
-            name: replace(o, precision="bfloat16")
+            name: replace(o, precision=precision)
             if o.kind in HEAVY and o.precision == "float32" and not o.why.startswith(KEPT)
             else o
             for name, o in plan.operators.items()

@@ -151,3 +151,13 @@ class TargetSpec:
             KeyError: The target gives no rate for `dtype`.
         """
         return self.peak_ops_per_cycle[dtype] * self.clock_hz * cores
+
+
+def has_float16(spec: TargetSpec) -> bool:
+    """Whether kernels compute in float16 on the target: vectors of ARM's half precision."""
+    return spec.family == "arm" and spec.has("fullfp16")
+
+
+def has_bfloat16(spec: TargetSpec) -> bool:
+    """Whether an ARM processor multiplies vectors of bfloat16."""
+    return spec.family == "arm" and spec.has("bf16")

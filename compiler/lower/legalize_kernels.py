@@ -529,7 +529,7 @@ class KernelLegalizer:
         store: rows.Store = rows.as_it_is,
     ) -> Any | None:
         shape = shape_of(data)
-        if shape is None or dtype_of(data) not in ("float32", "bfloat16"):
+        if shape is None or dtype_of(data) not in ("float32", *bfloat16.DTYPES):
             return None
         rank = len(shape)
         axes = sorted(v % rank for v in axes)
@@ -646,16 +646,16 @@ class KernelLegalizer:
     # Elementwise
 
     def astype(self, bb: Any, call: Any, original: Any) -> Any:
-        """Between float32 and bfloat16; nothing where the kernel before has stored bfloat16."""
+        """Between float32 and 16 bits; nothing where the kernel before has stored these."""
         data, have, dtype = call.args[0], dtype_of(call.args[0]), dtype_of(call)
         if have == dtype:
             return data
-        if {have, dtype} != {"float32", "bfloat16"}:
+        if "float32" not in (have, dtype) or not {have, dtype} & bfloat16.DTYPES:
             return call
         return bb.call_te(
             lambda x: bfloat16.cast(x, dtype, self.spec),
             data,
-            primfunc_name_hint="narrow" if dtype == "bfloat16" else "widen",
+            primfunc_name_hint="narrow" if dtype in bfloat16.DTYPES else "widen",
             primfunc_attrs={"op_pattern": ELEMENTWISE},
         )
 
@@ -664,14 +664,15 @@ class KernelLegalizer:
         producer = self.view.definition(original)
         if operator_name(producer) == "astype" and dtype_of(producer) == "float32":
             source = self.visit(producer.args[0])
-            if dtype_of(source) == "bfloat16":
+            if dtype_of(source) in bfloat16.DTYPES:
                 return source
         return data
 
     def _store(self, original: Any) -> rows.Store:
-        """How a kernel stores its elements: as bfloat16 where that is all that is read."""
-        if self.view.only_cast_to(original, "bfloat16"):
-            return lambda value: bfloat16.narrow(value, self.spec)
+        """How a kernel stores its elements: on 16 bits where that is all that is read."""
+        for dtype in bfloat16.DTYPES:
+            if self.view.only_cast_to(original, dtype):
+                return lambda value, dtype=dtype: bfloat16.narrow(value, self.spec, dtype)
         return rows.as_it_is
 
     def clip(self, bb: Any, call: Any, original: Any) -> Any:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from compiler.compress.apply import Applied, apply_plan
 from compiler.compress.plan import CompressionPlan
-from compiler.errors import ModelError
+from compiler.errors import ModelError, PlanError
 from compiler.lower.channels_last import channels_last
 from compiler.lower.choose_kernels import ChosenKernel, choose_kernels
 from compiler.lower.describe_kernels import describe_kernels, planned_activation_bytes
@@ -16,7 +16,7 @@ from compiler.lower.fold_constants import fold_constants
 from compiler.lower.legalize_kernels import legalize_kernels
 from compiler.lower.lift_constants import lift_constants
 from compiler.lower.parameters import Array, ParameterTable
-from compiler.lower.reduce_precision import PrecisionSummary, reduce_precision
+from compiler.lower.reduce_precision import LOW, PrecisionSummary, reduce_precision
 from compiler.lower.vta.offload import Accelerator, describe_regions, offload
 from compiler.stages import Imported, KernelInfo, Lowered, StageLog, VtaPart
 from schedules.cpu.default import schedule_module
@@ -24,7 +24,7 @@ from schedules.cpu.intrinsics.bf16 import native_lanes
 from schedules.selection import Selector, defaults_only
 from schedules.tvm_adapter import IRModule, relax
 from schedules.tvm_adapter import target as tvm_target
-from targets.spec import TargetSpec
+from targets.spec import TargetSpec, has_bfloat16, has_float16
 
 #: Floating-point dtypes that import, but that TVM's definitions or ours do not compute in.
 UNSUPPORTED_DTYPES = frozenset({"bfloat16", "float64"})
@@ -118,23 +118,36 @@ class Lowering:
         )
 
     def reduce_precision(self, module: IRModule) -> IRModule:
-        """Convolutions and products on bfloat16, if that is asked for."""
-        if self._reduces():
+        """Convolutions and products on numbers of 16 bits, if that is asked for."""
+        low = self._low_precision()
+        if low:
             marked = self.plan is not None
-            module, self.reduced = reduce_precision(module, self.table, marked_only=marked)
+            module, self.reduced = reduce_precision(
+                module, self.table, marked_only=marked, low=low
+            )
         return module
 
-    def _reduces(self) -> bool:
-        """Whether anything computes on bfloat16: a plan says so itself."""
-        if self.plan is None:
-            return self.precision == "bfloat16"
-        return any(o.precision == "bfloat16" for o in self.plan.operators.values())
+    def _low_precision(self) -> str:
+        """Numbers of 16 bits that something computes on, if any: a plan says so itself."""
+        wanted = {self.precision}
+        if self.plan is not None:
+            wanted = {o.precision for o in self.plan.operators.values()}
+        found = sorted(wanted & LOW.keys())
+        if len(found) > 1:
+            raise PlanError(
+                f"the plan has operators in {' and in '.join(found)}",
+                target=self.target.name,
+                hint="give all operators that are not compressed float32 and one of the two",
+            )
+        return found[0] if found else ""
 
     def describe_precision(self) -> str:
         """What runs in which precision, for the log."""
-        if not self._reduces():
+        low = self._low_precision()
+        if not low:
             return ""
-        return self.reduced.describe(native=bool(native_lanes(self.target)))
+        native = low == "float16" or bool(native_lanes(self.target)) or has_bfloat16(self.target)
+        return self.reduced.describe(native=native)
 
     def choose_kernels(self, module: IRModule) -> IRModule:
         """Build each tunable kernel as its record or default says."""
@@ -233,6 +246,25 @@ def check_dtypes(imported: Imported, target: TargetSpec) -> None:
             )
 
 
+def check_plan(plan: CompressionPlan | None, target: TargetSpec) -> None:
+    """Refuse a plan in a precision that the target does not compute in.
+
+    Raises:
+        PlanError: It has an operator in float16.
+    """
+    if plan is None or has_float16(target):
+        return
+    named = [name for name, o in plan.operators.items() if o.precision == "float16"]
+    if named:
+        raise PlanError(
+            f"the plan computes in float16, and {target.name} does not",
+            target=target.name,
+            where=named[0],
+            hint="give float32 or bfloat16 in the plan, or compile for a processor with fullfp16, "
+            "such as arm/neoverse-n1",
+        )
+
+
 def run_steps(
     steps: Sequence[Step],
     module: IRModule,
@@ -270,7 +302,7 @@ def lower(
         log: Receives one record a pass.
         select: Says which choice serves a kernel that could be tuned; by default none is
             tuned.
-        precision: ``float32``, or ``bfloat16`` for the operands of heavy operators.
+        precision: ``float32``, or ``bfloat16`` or ``float16`` for the operands of heavy operators.
         plan: What runs on integers; the same plan gives the same bits on every target.
         observe: Called after each pass, to dump or to check the module.
         accelerator: A VTA beside the target's processor, for layers of int8 plans whose
@@ -278,9 +310,10 @@ def lower(
 
     Raises:
         ModelError: The model holds a dtype that there are no kernels for.
-        PlanError: The plan does not fit the model.
+        PlanError: The plan does not fit the model, or the target.
     """
     check_dtypes(imported, target)
+    check_plan(plan, target)
     state = Lowering(imported, target, select, precision, plan, accelerator=accelerator)
     module = run_steps(pipeline(state), imported.module, target, log, observe)
     return Lowered(

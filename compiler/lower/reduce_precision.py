@@ -1,6 +1,7 @@
-"""ReducePrecision: convolutions and matrix products on bfloat16, sums in float32.
+"""ReducePrecision: convolutions and matrix products on bfloat16 or float16, sums in float32.
 
-Operands of the heavy operators become bfloat16; they still add up in float32. Everything else
+Operands of the heavy operators become bfloat16; they still add up in float32 (of float16 some tens
+of products at a time in float16, see `schedules.cpu.microkernels.neon_half`). Everything else
 computes in float32. What is stored between kernels is bfloat16 where that costs no conversion
 of its own: a conversion behind a kernel becomes part of its epilogue, one in front of an
 elementwise kernel part of its loads. A tensor that both kinds of consumers read is converted
@@ -18,11 +19,14 @@ import ml_dtypes
 import numpy as np
 
 from compiler.compress.apply.facts import precision_mark
+from compiler.errors import ModelError
 from compiler.lower.graph import dtype_of, is_constant, operator_name
 from compiler.lower.parameters import ParameterTable, value_of
 from schedules.tvm_adapter import IRModule, relax
 
-LOW, HIGH = "bfloat16", "float32"
+HIGH = "float32"
+#: Dtypes that the operands may become, and a short form of each for names.
+LOW = {"bfloat16": "bf16", "float16": "fp16"}
 
 #: Operators whose operands become bfloat16, and that sum up in float32.
 HEAVY = frozenset({"nn.conv2d", "nn.conv2d_transpose", "matmul"})
@@ -38,6 +42,7 @@ READERS = frozenset(
 )  # fmt: skip
 #: ... and those of them that cannot take a conversion behind them, but can write bfloat16.
 WRITERS = frozenset({"nn.softmax", "nn.log_softmax", "nn.layer_norm", "nn.rms_norm"})
+_SOFTMAX = frozenset({"nn.softmax", "nn.log_softmax"})
 
 
 @dataclass(slots=True)
@@ -48,19 +53,21 @@ class PrecisionSummary:
         reduced: How often each operator computes on bfloat16.
         kept: How often each arithmetic operator stays in float32.
         stored: Tensors between operators that are bfloat16.
+        low: Dtype of the operands; all that is said of bfloat16 goes for float16.
     """
 
+    low: str = "bfloat16"
     reduced: Counter[str] = field(default_factory=Counter)
     kept: Counter[str] = field(default_factory=Counter)
     stored: int = 0
 
     def describe(self, native: bool) -> str:
-        """One line; `native` says whether the target has bfloat16 instructions."""
+        """One line; `native` says whether the target has instructions for the dtype."""
         if not self.reduced:
-            return "nothing computes in bfloat16: no float32 convolution or matrix product"
+            return f"nothing computes in {self.low}: no float32 convolution or matrix product"
         text = (
-            f"{self.reduced.total()} operators in bfloat16 ({_list(self.reduced)}), "
-            f"{self.kept.total()} in float32, {self.stored} tensors stored as bfloat16"
+            f"{self.reduced.total()} operators in {self.low} ({_list(self.reduced)}), "
+            f"{self.kept.total()} in float32, {self.stored} tensors stored as {self.low}"
         )
         if not native:
             text += (
@@ -71,7 +78,7 @@ class PrecisionSummary:
 
 
 def reduce_precision(
-    module: IRModule, table: ParameterTable, *, marked_only: bool = False
+    module: IRModule, table: ParameterTable, *, marked_only: bool = False, low: str = "bfloat16"
 ) -> tuple[IRModule, PrecisionSummary]:
     """Apply the pass to `main`, whose weights are constants.
 
@@ -83,10 +90,14 @@ def reduce_precision(
         marked_only: Whether a compression plan says which operators compute on bfloat16
             (`compiler.compress.apply.facts.marked_name`). What the others read is then not
             stored as bfloat16 for anybody's sake.
+        low: Dtype of the operands, ``bfloat16`` or ``float16``.
+
+    Raises:
+        ModelError: A weight is too large for float16.
     """
     variable = module.get_global_var("main")
     main = module[variable]
-    plan = _Plan(main, marked_only)
+    plan = _Plan(main, marked_only, low)
     if not plan.summary.reduced:
         return module, plan.summary
     rewriter = _Rewriter(plan, table)
@@ -146,12 +157,14 @@ class _Plan:
         summary: Counts for the log.
     """
 
-    def __init__(self, function: Any, marked_only: bool) -> None:
-        self.marked_only = marked_only
+    def __init__(self, function: Any, marked_only: bool, low: str) -> None:
+        self.marked_only, self.low = marked_only, low
         self.stored: set[Any] = set()
         self.outputs: set[Any] = set()
         self.exact: set[Any] = set()
-        self.summary = PrecisionSummary()
+        self.summary = PrecisionSummary(low)
+        # Masked scores are as low as float32 goes; float16 would make minus infinity of them.
+        self.readers = READERS - _SOFTMAX if low == "float16" else READERS
         bindings = [b for block in function.body.blocks for b in block.bindings]
         self.sources = {b.var: b.value for b in bindings}
         self._find_outputs(function.body.body)
@@ -179,7 +192,7 @@ class _Plan:
         """Whether an operator is to compute on bfloat16."""
         if not _is_heavy(value):
             return False
-        return not self.marked_only or precision_mark(str(variable.name)) == LOW
+        return not self.marked_only or precision_mark(str(variable.name)) == self.low
 
     def _find_exact(self, bindings: list[Any]) -> None:
         """What operators read that are to compute in float32, though they could do otherwise."""
@@ -219,7 +232,7 @@ class _Plan:
                 self._mark(value)
         elif name and _is_float(value):
             self.summary.kept[name] += 1
-            if name in READERS and variable in self.derived:
+            if name in self.readers and variable in self.derived:
                 self._mark(value)
             if name in WRITERS and variable in self.derived:
                 self._store(variable)
@@ -271,7 +284,7 @@ class _Rewriter:
             source = value.tuple_value
             kept = self.low if source in self.low else self.high
             item = self.builder.emit(relax.TupleGetItem(kept[source], value.index), name)
-            (self.low if dtype_or_none(item) == LOW else self.high)[variable] = item
+            (self.low if dtype_or_none(item) == plan.low else self.high)[variable] = item
             return
         if plan.is_heavy(variable, value):
             new = self._heavy(value)
@@ -321,8 +334,8 @@ class _Rewriter:
         if expr not in self.low:
             if not _is_float(expr):
                 return self.high.get(expr, expr)
-            narrow = relax.op.astype(self.high[expr], LOW)
-            self.low[expr] = self.builder.emit(narrow, f"{expr.name}_bf16")
+            narrow = relax.op.astype(self.high[expr], self.plan.low)
+            self.low[expr] = self.builder.emit(narrow, f"{expr.name}_{LOW[self.plan.low]}")
         return self.low[expr]
 
     def _wide(self, expr: Any) -> Any:
@@ -339,9 +352,22 @@ class _Rewriter:
         name = self.table.name_of(constant)
         key = name or f"constant.{len(self.constants)}"
         if key not in self.constants:
-            value = np.asarray(value_of(constant)).astype(ml_dtypes.bfloat16)
+            value = self._as_low(np.asarray(value_of(constant)), key)
             self.constants[key] = self.table.constant(value, key)
         return self.constants[key]
+
+
+    def _as_low(self, value: Any, name: str) -> Any:
+        if self.plan.low == "bfloat16":
+            return value.astype(ml_dtypes.bfloat16)
+        if np.abs(value).max(initial=0.0) > np.finfo(np.float16).max:
+            raise ModelError(
+                f"a weight is larger than float16 holds ({np.finfo(np.float16).max})",
+                stage="lower",
+                where=name,
+                hint="compile in bfloat16, which holds what float32 does",
+            )
+        return value.astype(np.float16)
 
 
 def dtype_or_none(expr: Any) -> str | None:

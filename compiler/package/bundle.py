@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 GOLDEN_TOLERANCE = 1e-5
 #: The same where the golden outputs are not the compiled model's own, by the precision.
 REFERENCE_TOLERANCES: Mapping[str, float] = MappingProxyType(
-    {"float32": 1e-3, "bfloat16": 5e-2, "int8": 1e-3}
+    {"float32": 1e-3, "bfloat16": 5e-2, "float16": 2e-2, "int8": 1e-3}
 )
 #: Of a quantized model of which parts are in float: a last digit of theirs may turn a rounding.
 MIXED_TOLERANCE = 5e-2

@@ -1,4 +1,6 @@
-"""Between float32 and bfloat16 in tensor expressions.
+"""Between float32 and numbers of 16 bits in tensor expressions.
+
+float16 converts in one instruction wherever kernels compute with it; the rest is about bfloat16.
 
 TVM widens bfloat16 well by itself (a shift), but its way back takes five instructions and
 turns some NaNs into zeros. Here a target with ``vcvtneps2bf16`` gets that, by an operator of
@@ -14,6 +16,8 @@ from typing import Any
 from schedules.tvm_adapter import register_lowering, register_operator, te, tirx
 from targets.spec import TargetSpec
 
+#: Numbers of 16 bits that kernels read, and compute with in float32 or with instructions for them.
+DTYPES = frozenset({"bfloat16", "float16"})
 _BITS = "tirx.tilewright_bfloat16_bits"
 #: LLVM's intrinsics by number of lanes.
 _CONVERT = {
@@ -30,22 +34,24 @@ def has_conversion(spec: TargetSpec) -> bool:
 
 def widen(value: Any) -> Any:
     """An element as float32."""
-    return value.astype("float32") if str(value.dtype) == "bfloat16" else value
+    return value.astype("float32") if str(value.dtype) in DTYPES else value
 
 
-def narrow(value: Any, spec: TargetSpec) -> Any:
-    """A float32 element as bfloat16, rounded to the nearest even."""
+def narrow(value: Any, spec: TargetSpec, dtype: str = "bfloat16") -> Any:
+    """A float32 element as bfloat16 or float16, rounded to the nearest even."""
+    if dtype == "float16":
+        return value.astype(dtype)
     native = has_conversion(spec)
     bits = tirx.call_intrin("uint16", _BITS, value) if native else _round(value, "")
     return tirx.reinterpret("bfloat16", bits)
 
 
 def cast(tensor: Any, dtype: str, spec: TargetSpec, name: str = "cast") -> Any:
-    """A ``te`` tensor with its elements converted, float32 to bfloat16 or the other way."""
+    """A ``te`` tensor with its elements converted, float32 to 16 bits or the other way."""
 
     def convert(*index: Any) -> Any:
         value = tensor[index]
-        return narrow(value, spec) if dtype == "bfloat16" else widen(value)
+        return narrow(value, spec, dtype) if dtype in DTYPES else widen(value)
 
     return te.compute(tensor.shape, convert, name=name)
 

@@ -48,7 +48,7 @@ TABLES: Mapping[str, Callable[[float], float]] = {
 
 #: Convolutions and products, which alone compute on numbers of 16 bits.
 HEAVY = frozenset({"nn.conv1d", "nn.conv2d", "nn.conv2d_transpose", "matmul"})
-_MARK = re.compile(r"@(bfloat16)@")
+_MARK = re.compile(r"@(b?float16)@")
 
 
 def marked_name(name: str, precision: str) -> str:

@@ -168,12 +168,12 @@ class Quantizer:
                 self.applied.real.append(site.name)
             value = sum_in_order(self.substitute(site.value), site)
             precision = "float32" if operator is None else operator.precision
-            if precision != "float32" and (site.kind not in HEAVY or precision == "float16"):
+            if precision != "float32" and site.kind not in HEAVY:
                 raise PlanError(
                     f"{site.kind or 'it'} has no form in {precision}",
                     where=site.name,
-                    hint="only convolutions and products compute on bfloat16: give it float32 in "
-                    "the plan",
+                    hint="only convolutions and products compute on numbers of 16 bits: give it "
+                    "float32 in the plan",
                 )
             name = marked_name(str(site.variable.name), precision)
             self.real[site.variable] = self.builder.emit(value, name)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from schedules.cpu.annotations import KERNEL, ROLE
-from schedules.cpu.bfloat16 import widen
+from schedules.cpu.bfloat16 import DTYPES, widen
 from schedules.cpu.compute.packed import _int
 from schedules.tvm_adapter import te, tirx, topi
 
@@ -26,8 +26,8 @@ def as_it_is(value: Any) -> Any:
 
 
 def widened(data: Any) -> Any:
-    """The tensor in float32: bfloat16 is widened where it is read."""
-    if str(data.dtype) != "bfloat16":
+    """The tensor in float32: numbers of 16 bits are widened where they are read."""
+    if str(data.dtype) not in DTYPES:
         return data
     return te.compute(data.shape, lambda *i: widen(data[i]), name="widened", attrs={ROLE: "inline"})
 

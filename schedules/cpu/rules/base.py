@@ -250,9 +250,9 @@ def store_lanes(sch: Schedule, block: Any, spec: TargetSpec, columns: int, lanes
 
 
 def lanes_of(sch: Schedule, block: Any, spec: TargetSpec) -> int:
-    """Lanes of the vectors that a block computes with: what it stores as bfloat16 is float32."""
+    """Lanes of the vectors that a block computes with: what it stores on 16 bits is float32."""
     dtype = output_dtype(sch, block)
-    return spec.vector_lanes("float32" if dtype == "bfloat16" else dtype)
+    return spec.vector_lanes("float32" if dtype in ("bfloat16", "float16") else dtype)
 
 
 def output_dtype(sch: Schedule, block: Any) -> str:
