@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import tempfile
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,7 +107,7 @@ def estimate_model(bundle: Bundle, *, wheels: Path | None = None) -> ModelCost:
 def _kernels(
     blocks: Sequence[Block],
     symbols: Sequence[tuple[int, str]],
-    cycles: Mapping[bytes, float],
+    cycles: Sequence[float],
     infos: Sequence[KernelInfo],
     spec: TargetSpec,
 ) -> tuple[KernelCost, ...]:
@@ -115,12 +115,12 @@ def _kernels(
     starts = [address for address, _ in symbols]
     instructions: dict[str, int] = defaultdict(int)
     core: dict[str, float] = defaultdict(float)
-    for block in blocks:
+    for block, taken in zip(blocks, cycles, strict=True):
         # The body of a parallel loop has no symbol; it lies behind the function that starts it.
         at = bisect.bisect_right(starts, block.address) - 1
         name = symbols[at][1] if at >= 0 and symbols[at][1] in known else "(other)"
         instructions[name] += block.count * block.instructions
-        core[name] += block.count * cycles[block.code]
+        core[name] += taken
     result = []
     for name, count in instructions.items():
         info = known.get(name)
@@ -140,18 +140,25 @@ def _kernels(
     return tuple(sorted(result, key=lambda kernel: -kernel.cycles))
 
 
-def _memory_cycles(info: KernelInfo, spec: TargetSpec) -> float:
-    """Cycles to move a kernel's tensors once, from the nearest level that holds them all.
+def memory_rates(spec: TargetSpec) -> dict[str, float]:
+    """Bytes a cycle that one core gets out of each level: ``L1`` and so on, and ``memory``.
 
-    A core is taken to get 16 bytes a cycle out of its first cache, 8 out of the second, 4 out of
-    a third and from main memory, less where the memory is slower.
+    16 out of its first cache, 8 out of the second, 4 out of a third and from main memory, less
+    where the memory is slower.
     """
+    levels = sorted(spec.caches, key=lambda cache: cache.level)
+    rates = {f"L{c.level}": rate for c, rate in zip(levels, (16.0, 8.0, 4.0), strict=False)}
+    return {**rates, "memory": min(4.0, spec.memory_bandwidth_bytes_per_s / spec.clock_hz)}
+
+
+def _memory_cycles(info: KernelInfo, spec: TargetSpec) -> float:
+    """Cycles to move a kernel's tensors once, from the nearest level that holds them all."""
     size = info.bytes_read + info.bytes_written
-    rates = [16.0, 8.0, 4.0, 4.0]
-    for cache, rate in zip(sorted(spec.caches, key=lambda c: c.level), rates, strict=False):
-        if size <= cache.size_bytes:
-            return info.calls * size / rate
-    return info.calls * size / min(4.0, spec.memory_bandwidth_bytes_per_s / spec.clock_hz)
+    rates = memory_rates(spec)
+    for cache in sorted(spec.caches, key=lambda c: c.level):
+        if size <= cache.size_bytes and f"L{cache.level}" in rates:
+            return info.calls * size / rates[f"L{cache.level}"]
+    return info.calls * size / rates["memory"]
 
 
 def _symbols(library: Path) -> tuple[tuple[int, str], ...]:
@@ -174,4 +181,4 @@ def _symbols(library: Path) -> tuple[tuple[int, str], ...]:
     return tuple(sorted(found))
 
 
-__all__ = ["KernelCost", "ModelCost", "estimate_model"]
+__all__ = ["KernelCost", "ModelCost", "estimate_model", "memory_rates"]

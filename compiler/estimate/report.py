@@ -20,7 +20,7 @@ from compiler.deploy.runner import Tell, build_runner
 from compiler.errors import DeployError, EmulationError
 from compiler.estimate.costs import cost_model
 from compiler.estimate.counting import emulator
-from compiler.estimate.profile import ModelCost, estimate_model
+from compiler.estimate.profile import ModelCost, estimate_model, memory_rates
 from compiler.package import Bundle
 from compiler.report.assemble import assemble
 from compiler.report.elsewhere_model import Elsewhere
@@ -104,6 +104,11 @@ def report_elsewhere(
         notes=_notes(elsewhere, bundle),
         label="measured" if run is not None else "estimated",
         costs={} if cost is None else {kernel.name: kernel for kernel in cost.kernels},
+        cache_bandwidths={
+            level: rate * spec.clock_hz
+            for level, rate in memory_rates(spec).items()
+            if cost is not None and level != "memory"
+        },
         elsewhere=elsewhere,
     )
     return report if earlier is None else replace(report, quantization=earlier.quantization)

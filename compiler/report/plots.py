@@ -109,6 +109,12 @@ def _hover(row: KernelRow) -> str:
     if row.flops is not None:
         work = f"{units.scaled(row.flops.value, 'FLOP')}, {units.size(row.bytes_moved)}"
         lines.append(f"{work} ({row.flops.label})")
+    if row.instructions is not None and row.cycles is not None:
+        lines.append(
+            f"{units.scaled(row.instructions.value, 'instructions')} "
+            f"({row.instructions.label}), {units.scaled(row.cycles.value, 'cycles')} "
+            f"({row.cycles.label}), bound by {row.bound}"
+        )
     if row.gflops is not None:
         lines.append(
             f"{row.gflops.value:.1f} GFLOPS, {units.percent(row.roofline)} of the roofline "
@@ -250,6 +256,18 @@ def roofline(report: ReportData) -> go.Figure | None:
                 x=[low, ridge, high],
                 y=[low * bandwidth, peak.value, peak.value],
                 line={"color": _GAP_COLOUR, "width": 2, "dash": "solid"},
+                hoverinfo="name",
+            )
+        )
+    highest = max(peaks)
+    for level, rate in report.roof.caches.items():
+        figure.add_trace(
+            go.Scatter(
+                name=f"{level}: {rate.value:.0f} GB/s",
+                mode="lines",
+                x=[low, highest / rate.value],
+                y=[low * rate.value, highest],
+                line={"color": _GAP_COLOUR, "width": 1, "dash": "dot"},
                 hoverinfo="name",
             )
         )

@@ -11,6 +11,7 @@ import pytest
 
 from compiler.report import Figure, Report
 from compiler.report.html import html_page, notebook_html
+from compiler.report.plots import roofline
 from tests.unit.report.fakes import ELSEWHERE, PROFILE, make_estimated, make_report
 from tests.unit.report.test_model import every_figure
 
@@ -45,6 +46,14 @@ def test_what_bounds_each_kernel() -> None:
     assert rows["fused_dense"].bound == "memory"
     assert rows["fused_dense"].roofline == Figure.estimated(100, "%")
     assert rows["cumsum"].bound == "instructions"
+
+
+def test_the_roofline_has_the_caches() -> None:
+    figure = roofline(make_estimated())
+    assert figure is not None
+    names = [trace.name for trace in figure.data]
+    assert "L1: 32 GB/s" in names
+    assert "L2: 16 GB/s" in names
 
 
 def test_reads_back_as_it_was() -> None:
