@@ -39,7 +39,9 @@ class EmulationFailedError(AssertionError):
 
 
 class _Server:
-    """The runner's RPC server on one emulated processor."""
+    """The runner's RPC server on one emulated processor, which has one client at a time."""
+
+    holder: EmulatedExecutor | None = None
 
     def __init__(self, cpu: str, wheels: Path | None) -> None:
         libraries = runtime_libraries("aarch64", wheels)
@@ -116,12 +118,18 @@ class EmulatedExecutor:
         self.inputs, self.outputs = tuple(inputs), tuple(outputs)
         self._server = _server(cpu, wheels)
         self._server.said()
-        self._session = rpc.connect(
+        if self._server.holder is not None:
+            self._server.holder.close()  # perhaps an error's traceback keeps it alive
+        self._server.holder = self
+        self._session: Any = rpc.connect(
             "127.0.0.1", self._server.port, "tilewright", session_timeout=_SESSION_S
         )
-        self._device = self._session.cpu()
+        self._parameters: list[Any] = []
+        self._device: Any = self._session.cpu()
         self._session.upload(str(library))
-        self._vm = relax.VirtualMachine(self._session.load_module(library.name), [self._device])
+        self._vm: Any = relax.VirtualMachine(
+            self._session.load_module(library.name), [self._device]
+        )
         self._parameters = [self._send(value) for value in parameters.values()]
 
     def _send(self, value: Any) -> Any:
@@ -147,8 +155,13 @@ class EmulatedExecutor:
         results = [torch.from_numpy(v.copy()) if is_torch else v for v in outputs]
         return results[0] if len(results) == 1 else tuple(results)
 
+    def close(self) -> None:
+        """Give the processor back."""
+        self._vm = self._session = self._device = None
+        self._parameters.clear()
+
     def _why(self, error: Exception) -> str:
-        self._vm = self._session = None
+        self.close()
         said = self._server.said()
         status = said.rpartition("status ")[2]
         what = _SIGNALS.get(int(status) & 0x7F, said) if status.isdecimal() else said

@@ -47,7 +47,9 @@ def rows(
                     test(**arguments)
                 except Exception as error:  # noqa: BLE001 TVM raises many kinds
                     lines = str(error).strip().splitlines() or [type(error).__name__]
-                    failures.append(f"{name} {arguments or ''}: {lines[0][:300]}")
+                    # The case that failed, as hypothesis tells it.
+                    notes = " ".join(" ".join(getattr(error, "__notes__", ())).split())[:400]
+                    failures.append(f"{name} {arguments or ''}: {lines[0][:300]} {notes}".strip())
                     print(f"{target} on {cpu}: {failures[-1]}", flush=True)
             yield {"target": target, "cpu": cpu, "comparisons": next(runs), "failures": failures}
 
