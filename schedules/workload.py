@@ -19,6 +19,9 @@ Extent: TypeAlias = int | str
 #: A JSON value.
 Json: TypeAlias = Any
 
+#: Attribute of a convolution of integers: bits that are proven to hold each of its sums, the
+#: sign's included. Only there where an algorithm of the target asks for it.
+SUM_BITS = "sum_bits"
 _PRODUCTS = frozenset({"dense", "batch_matmul"})
 #: Operators on words, each the signs of 32 channels.
 _SIGNS = frozenset({"binary_conv2d", "binary_dense"})
@@ -117,7 +120,8 @@ class Workload:
     def in_float(self) -> Workload:
         """The same operator on float32, with nothing fused behind it."""
         floats = ("float32", "float32", "float32")
-        return replace(self.tuned_as, dtypes=floats, epilogue=(), weight_encoding="")
+        rest = {k: v for k, v in self.tuned_as.attributes.items() if k != SUM_BITS}
+        return replace(self, dtypes=floats, epilogue=(), weight_encoding="", attributes=rest)
 
     def to_json(self) -> dict[str, Json]:
         """The description as a JSON object; a plain weight's encoding is left out."""

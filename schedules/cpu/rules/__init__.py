@@ -15,6 +15,7 @@ from schedules.cpu.rules.tiled import RegisterTiled
 from schedules.cpu.rules.window import ChannelWindow
 from schedules.cpu.rules.window_bytes import WindowBytes
 from schedules.cpu.rules.winograd import WinogradStrips
+from schedules.cpu.rules.winograd_tiles import WinogradTiles
 
 #: Tried in order; the last one fits everything.
 RULES: tuple[Rule, ...] = (
@@ -25,6 +26,7 @@ RULES: tuple[Rule, ...] = (
     WindowDots(),
     WindowBytes(),
     WinogradStrips(),
+    WinogradTiles(),
     RowByRow(),
     PackedSigns(),
     SignTables(),

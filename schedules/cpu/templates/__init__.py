@@ -18,13 +18,15 @@ from schedules.cpu.templates.winograd import (
     L3_BYTES_PER_CYCLE,
     Winograd,
 )
+from schedules.cpu.templates.winograd_tiles import WinogradTiles
 from schedules.space import Choice, Space, Template
 from schedules.weights import encoding_of
 from schedules.workload import Extent, Workload
 from targets.spec import TargetSpec
 
 TEMPLATES: tuple[Template, ...] = (
-    Direct(), Lanes(), Amx(), Windows(), Dots(), WindowBytes(), Winograd(), Signs(),
+    Direct(), Lanes(), Amx(), Windows(), Dots(), WindowBytes(), Winograd(), WinogradTiles(),
+    Signs(),
 )  # fmt: skip
 
 

@@ -40,7 +40,7 @@ class Winograd:
 
     def spaces(self, workload: Workload, spec: TargetSpec) -> tuple[Space, ...]:
         """See `schedules.space.Template`."""
-        if not _fits(workload):
+        if not _fits(workload) or _in_tiles(workload, spec):
             return ()
         found = []
         for m, name in ALGORITHMS.items():
@@ -155,6 +155,11 @@ def _fits(workload: Workload) -> bool:
         and min(int(v) for v in workload.weight[:2]) >= MIN_CHANNELS
         and int(workload.data[3]) % 4 == 0
     )
+
+
+def _in_tiles(workload: Workload, spec: TargetSpec) -> bool:
+    """Whether `winograd_tiles` has kernels for it."""
+    return spec.machine == "aarch64" and workload.dtypes[0] == "float32"
 
 
 def _m(choice: Choice) -> int:
