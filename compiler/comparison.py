@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +63,9 @@ def compare_targets(
         )
     if save is not None:
         _make_folder(save)
+    if isinstance(options.get("calibration"), Iterator):
+        # A target that fails must not leave the next one without samples.
+        options["calibration"] = list(options["calibration"])
     rows: list[ComparedTarget] = []
     plan: CompressionPlan | None = None
     title = ""
@@ -89,7 +92,7 @@ def compare_targets(
             rows.append(row)
         if on_target is not None:
             on_target(rows[-1])
-    return Comparison(title or "the model", tuple(rows))
+    return Comparison(title or str(options.get("name") or "the model"), tuple(rows))
 
 
 def _named(progress: Progress | None, name: str) -> Progress | None:

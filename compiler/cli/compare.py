@@ -99,7 +99,7 @@ def compare(
             save=output,
             progress=progress,
             on_target=lambda row: session.message(
-                f"{row.target}: {'failed' if row.error else 'done'}, {row.seconds:.0f} s"
+                f"{row.target}: {row.error or 'done'}, {row.seconds:.0f} s"
             ),
             example_inputs=loaded.example_inputs,
             dynamic_batch=dynamic_batch,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import runpy
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -177,7 +176,8 @@ def read_metric(text: str | None) -> Callable[..., Any] | None:
     """The metric that `--evaluate` names; its file is run.
 
     Raises:
-        InputError: There is no such function.
+        InputError: There is no such file.
+        ModelError: There is no such function in it, or it fails.
     """
     from compiler.errors import InputError
 
@@ -190,22 +190,9 @@ def read_metric(text: str | None) -> Callable[..., Any] | None:
         raise InputError(
             f"there is no file {path!r}", where="--evaluate", hint="name a file of Python code"
         )
-    try:
-        module = runpy.run_path(path, run_name="tilewright_metric")
-    except Exception as error:
-        raise InputError(
-            f"{path} failed: {type(error).__name__}: {error}",
-            where="--evaluate",
-            hint="run it with python to see the whole error",
-        ) from error
-    if not callable(module.get(name)):
-        raise InputError(
-            f"{path} has no function {name!r}",
-            where="--evaluate",
-            hint="define it at the top level: def accuracy(run): ...",
-        )
-    function: Callable[..., Any] = module[name]
-    return function
+    from compiler.frontend.model_files import read_function
+
+    return read_function(text, "--evaluate")
 
 
 def samples(calibration: Path | None) -> Any:

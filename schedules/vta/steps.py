@@ -124,7 +124,6 @@ class Chip:
         self.inp = _Turns([0, (inp - kept.inp) // 2])
         self.wgt = _Turns([0, (wgt - kept.wgt) // 2])
         self._acc_turn = 0
-        self._acc_halves = 2
         self._constant_input = inp - 1
         self._identity = wgt - kept.wgt
         self._identity_places: dict[int, int] = {}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from compiler import compare_targets
+from compiler import compare_targets, comparison
 from compiler.cli.app import run_cli
 from compiler.errors import InputError
 
@@ -32,6 +32,20 @@ def test_a_target_that_fails_keeps_the_others(tmp_path: Path, capsys) -> None:
     assert [path.name for path in (tmp_path / "bundles").iterdir()] == ["arm-rpi4.tw"]
     assert "arm/nothing: failed" in shown.err
     assert (tmp_path / "page.html").stat().st_size > 1000
+
+
+def test_samples_outlast_a_target_that_fails(monkeypatch) -> None:
+    seen = []
+
+    def fails(model, spec, *, calibration, **options):
+        seen.append(len(list(calibration)))
+        raise InputError("no", where="here")
+
+    monkeypatch.setattr(comparison, "compile_model", fails)
+    found = compare_targets("net.pt2", ["x86", "arm"], calibration=iter([1, 2, 3]), name="net")
+    assert seen == [3, 3]
+    assert [row.error for row in found.rows] == ["here: no"] * 2
+    assert (found.model, found.exit_code) == ("net", 5)
 
 
 @pytest.mark.parametrize("targets", [[], ["x86", "x86"]])

@@ -205,15 +205,6 @@ def pack_codes(panels: Array, packing: Packing, axis: int) -> Array:
     return np.ascontiguousarray(np.moveaxis(packed, -1, axis))
 
 
-def unpack_codes(packed: Array, packing: Packing, axis: int) -> Array:
-    """What `pack_codes` was given, as int8."""
-    moved = np.moveaxis(packed, axis, -1).astype(np.int32)
-    shifts = np.arange(packing.per_byte) * packing.bits
-    fields = (moved[..., None] >> shifts) & packing.mask
-    codes = (fields * packing.step - packing.offset).astype(np.int8)
-    return np.ascontiguousarray(np.moveaxis(codes.reshape(*moved.shape[:-1], -1), -1, axis))
-
-
 # Looking numbers up in registers
 
 

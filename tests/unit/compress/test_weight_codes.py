@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from compiler.compress import dynamic
 from compiler.compress.plan import WeightPlan
 from compiler.compress.weight_codes import best_scales, decode, encode, k_means, nearest
-from schedules.cpu.compute.encoded import pack_codes, unpack_codes
+from schedules.cpu.compute.encoded import pack_codes
 from schedules.encodings import PACKINGS, Encoding
+from tests.support.codes import unpack_codes
 
 RNG = np.random.default_rng(0)
 PLAN = WeightPlan("w", "int8", "channel", 1, (), "mse")
