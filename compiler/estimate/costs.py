@@ -9,9 +9,11 @@ import subprocess
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from compiler.errors import EmulationError
 from compiler.estimate.counting import Block
+from compiler.estimate.traces import traces
 from targets.spec import TargetSpec
 
 #: Blocks whose instructions are together this share of all are modelled; the rest is taken to
@@ -25,6 +27,12 @@ _FEW, _MANY = 8, 24
 _BATCH = 200
 #: What no kernel has, put between blocks: bytes, and what the disassembler calls them.
 _SEPARATORS = (("0x00 0x00 0x00 0x00", "udf"), ("0x0f 0x0b", "ud2"))
+#: x86's instructions on strings by themselves: the emulator counts every byte or word, llvm-mca
+#: takes each for a program. A processor moves 32 bytes a cycle.
+_STRINGS = {
+    bytes.fromhex("f3aa"): 1 / 32, bytes.fromhex("f3a4"): 1 / 32,
+    bytes.fromhex("f348ab"): 1 / 4, bytes.fromhex("f348a5"): 1 / 4,
+}  # fmt: skip
 #: Prefixes of x86 that the disassembler writes on a line of their own.
 _PREFIXES = frozenset(("lock", "rep", "repne", "repe", "data16", "notrack", "bnd", "xacquire"))
 _SECONDS = 600
@@ -45,6 +53,11 @@ class CostModel:
     mca: str
     mc: str
     triple: str
+
+    @property
+    def is_x86(self) -> bool:
+        """Whether it is a processor of the x86 family."""
+        return self.triple.startswith("x86_64")
 
     def __str__(self) -> str:
         return f"llvm-mca {self.version}, {self.processor}"
@@ -75,33 +88,53 @@ def cost_model(spec: TargetSpec) -> CostModel:
 
 
 class BlockCosts:
-    """Cycles of blocks by their code, each asked of llvm-mca once. Threads may share it.
+    """Cycles of code, each piece asked of llvm-mca once. Threads may share it.
 
     Args:
         model: The program.
+
+    Attributes:
+        width: Instructions that the processor takes in a cycle.
+
+    Raises:
+        EmulationError: llvm-mca fails.
     """
 
     def __init__(self, model: CostModel) -> None:
         self.model = model
-        self._known: dict[bytes, float] = {}
+        self.width = _dispatch_width(model)
+        self._known: dict[bytes, float] = dict(_STRINGS) if model.is_x86 else {}
         self._lock = threading.Lock()
 
-    def cycles(self, blocks: Sequence[Block]) -> dict[bytes, float]:
-        """Cycles of one run of each block, in a loop of its own.
+    def totals(self, blocks: Sequence[Block]) -> list[float]:
+        """Cycles of all runs of each block, in order.
+
+        Blocks that run one after the other are estimated together.
 
         Args:
-            blocks: What ran.
-
-        Returns:
-            Cycles by a block's code.
+            blocks: What ran, with the addresses that it ran at.
 
         Raises:
             EmulationError: llvm-mca fails.
         """
+        found = traces(blocks)
+        costs = self._costs([(trace.code, trace.count * trace.instructions) for trace in found])
+        weight = sum(t.count * t.instructions for t in found if t.code in costs)
+        known = sum(t.count * costs[t.code] for t in found if t.code in costs)
+        rate = known / weight if weight else 1.0
+        result = [0.0] * len(blocks)
+        for trace in found:
+            cost = costs.get(trace.code)
+            each = rate if cost is None else cost / max(1, trace.instructions)
+            for i in trace.blocks:
+                result[i] += trace.count * blocks[i].instructions * each
+        return result
+
+    def _costs(self, work: Sequence[tuple[bytes, int]]) -> dict[bytes, float]:
+        """Costs of the pieces of code that together make up nearly all work."""
         weights: dict[bytes, int] = {}
-        for block in blocks:
-            weights[block.code] = weights.get(block.code, 0) + block.count * block.instructions
-        lengths = {block.code: block.instructions for block in blocks}
+        for code, weight in work:
+            weights[code] = weights.get(code, 0) + weight
         total, seen = sum(weights.values()), 0
         hot: list[bytes] = []
         for code, weight in sorted(weights.items(), key=lambda item: -item[1]):
@@ -116,22 +149,20 @@ class BlockCosts:
             found.update(_analyze(unknown[start : start + _BATCH], self.model))
         with self._lock:
             self._known.update(found)
-        known = sum(weights[code] for code in found)
-        cycles = sum(weights[code] / lengths[code] * found[code] for code in found)
-        rate = cycles / known if known else 1.0
-        return {code: found.get(code, rate * lengths[code]) for code in weights}
+        return found
 
 
-def block_cycles(blocks: Sequence[Block], model: CostModel) -> dict[bytes, float]:
-    """As `BlockCosts.cycles`, for once.
+def block_cycles(blocks: Sequence[Block], model: CostModel) -> list[float]:
+    """As `BlockCosts.totals`, for once.
 
     Raises:
         EmulationError: llvm-mca fails.
     """
-    return BlockCosts(model).cycles(blocks)
+    return BlockCosts(model).totals(blocks)
 
 
 def _analyze(codes: Sequence[bytes], model: CostModel) -> dict[bytes, float]:
+    """Cycles of one run of each piece of code among many, one after the other."""
     text = []
     for i, lines in enumerate(_disassemble(codes, model)):
         text += [f"# LLVM-MCA-BEGIN b{i}", *lines, f"# LLVM-MCA-END b{i}"]
@@ -146,6 +177,26 @@ def _analyze(codes: Sequence[bytes], model: CostModel) -> dict[bytes, float]:
 
 def _total_cycles(assembly: str, iterations: int, model: CostModel) -> dict[int, float]:
     """Cycles of so many iterations of each region, by its number."""
+    regions = _simulate(assembly, iterations, model)
+    try:
+        return {
+            int(region["Name"][1:]): float(region["SummaryView"]["TotalCycles"])
+            for region in regions
+        }
+    except (ValueError, KeyError, IndexError, TypeError) as error:
+        raise _unclear(error, model) from error
+
+
+def _dispatch_width(model: CostModel) -> float:
+    """Instructions that the model of a processor takes in a cycle."""
+    region = "# LLVM-MCA-BEGIN b0\nnop\n# LLVM-MCA-END b0\n"
+    try:
+        return max(1.0, float(_simulate(region, 1, model)[0]["SummaryView"]["DispatchWidth"]))
+    except (ValueError, KeyError, IndexError, TypeError) as error:
+        raise _unclear(error, model) from error
+
+
+def _simulate(assembly: str, iterations: int, model: CostModel) -> list[dict[str, Any]]:
     command = [
         model.mca, f"-mtriple={model.triple}", f"-mcpu={model.processor}",
         f"-iterations={iterations}", "-json", "-skip-unsupported-instructions=any",
@@ -153,15 +204,14 @@ def _total_cycles(assembly: str, iterations: int, model: CostModel) -> dict[int,
     ]  # fmt: skip
     answer = _run(command, assembly)
     try:
-        regions = json.loads(answer[answer.index("{") :])["CodeRegions"]
-        return {
-            int(region["Name"][1:]): float(region["SummaryView"]["TotalCycles"])
-            for region in regions
-        }
-    except (ValueError, KeyError, IndexError, TypeError) as error:
-        raise EmulationError(
-            f"llvm-mca's answer cannot be understood: {error}", where=str(model)
-        ) from error
+        regions: list[dict[str, Any]] = json.loads(answer[answer.index("{") :])["CodeRegions"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise _unclear(error, model) from error
+    return regions
+
+
+def _unclear(error: Exception, model: CostModel) -> EmulationError:
+    return EmulationError(f"llvm-mca's answer cannot be understood: {error}", where=str(model))
 
 
 def _disassemble(codes: Sequence[bytes], model: CostModel) -> list[list[str]]:
@@ -170,7 +220,7 @@ def _disassemble(codes: Sequence[bytes], model: CostModel) -> list[list[str]]:
     On x86 the emulator's last instruction of a page may be cut off; it is left out.
     """
     command = [model.mc, "--disassemble", f"-triple={model.triple}", f"-mcpu={model.processor}"]
-    mark, trap = _SEPARATORS[model.triple.partition("-")[0] == "x86_64"]
+    mark, trap = _SEPARATORS[model.is_x86]
     groups = [" ".join(f"0x{byte:02x}" for byte in code) for code in codes]
     # Brackets keep what is before a separator from swallowing it.
     text = f"\n[{mark}]\n".join(f"[{group}]" for group in groups)

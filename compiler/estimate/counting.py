@@ -99,7 +99,7 @@ def count_blocks(folder: Path, spec: TargetSpec) -> tuple[Block, ...]:
     plugin = counter_plugin()
     with tempfile.TemporaryDirectory(prefix="tilewright-count-") as work:
         blocks, maps = Path(work) / "blocks", Path(work) / "maps"
-        command += ["-plugin", f"{plugin},out={blocks}"]
+        command += ["-plugin", f"{plugin},{cache_option(spec)},out={blocks}"]
         command += [str(folder / "run"), str(folder), "--threads", "1", "--maps", str(maps)]
         try:
             done = subprocess.run(

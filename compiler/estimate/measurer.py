@@ -13,7 +13,7 @@ import zlib
 from collections import OrderedDict, defaultdict
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 
@@ -27,7 +27,7 @@ from compiler.estimate.counting import (
     emulator,
     read_blocks,
 )
-from compiler.estimate.memory import REVISION, Traffic, memory_cycles
+from compiler.estimate.memory import REVISION, Traffic, combined_cycles, stall_cycles
 from compiler.linker import find_linker
 from compiler.tune.measure.base import Failed, FailureKind, Measured, Outcome, Rejected
 from compiler.tune.measure.channel import Message
@@ -65,24 +65,32 @@ class KernelEstimate:
         instructions: Counted.
         core_cycles: Of the pipelines, if all data is in the first cache; estimated.
         traffic: Accesses to memory, counted, and misses, simulated.
-        memory_cycles: That the misses add; estimated.
-        seconds: That emulation took; they say nothing about the kernel.
-        max_relative_error: Of its outputs, against the reference's.
-        tolerance: The largest one accepted.
+        stall_cycles: That the misses add; estimated.
+        cycles: All together; estimated.
     """
 
     instructions: int
     core_cycles: float
     traffic: Traffic
-    memory_cycles: float
-    seconds: float = 0.0
-    max_relative_error: float = 0.0
-    tolerance: float = 0.0
+    stall_cycles: float
+    cycles: float
 
-    @property
-    def cycles(self) -> float:
-        """All together; estimated."""
-        return self.core_cycles + self.memory_cycles
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """What ran in one call of a candidate whose outputs were the reference's.
+
+    Attributes:
+        blocks: The blocks of code, with simulated misses.
+        max_relative_error: Of its outputs, against the reference's.
+        tolerance: The largest one accepted.
+        seconds: That emulation took; they say nothing about the kernel.
+    """
+
+    blocks: tuple[Block, ...]
+    max_relative_error: float
+    tolerance: float
+    seconds: float
 
 
 def estimate_blocks(
@@ -98,14 +106,14 @@ def estimate_blocks(
     Raises:
         EmulationError: llvm-mca fails.
     """
-    cycles = costs.cycles(blocks)
+    core = sum(costs.totals(blocks))
+    instructions = sum(block.count * block.instructions for block in blocks)
     traffic = Traffic.of(blocks)
+    stalls = stall_cycles(traffic, processor)
     return KernelEstimate(
-        instructions=sum(block.count * block.instructions for block in blocks),
-        core_cycles=sum(block.count * cycles[block.code] for block in blocks),
-        traffic=traffic,
-        memory_cycles=memory_cycles(traffic, processor),
-    )
+        instructions, core, traffic, stalls,
+        combined_cycles(core, instructions, costs.width, stalls),
+    )  # fmt: skip
 
 
 def check_estimable(spec: TargetSpec) -> None:
@@ -184,15 +192,15 @@ class EstimatedRunner:
         """See `Runner`; a sample is the estimated latency at the target's clock."""
         return self._threads.submit(self._run, task, reference, choice, library, cancelled)
 
-    def estimate(
+    def count(
         self,
         task: str,
         reference: Path,
         choice: Choice,
         library: Path,
         cancelled: Cancelled = lambda: False,
-    ) -> KernelEstimate | Rejected | Failed:
-        """All figures of a candidate, in the calling thread; arguments as those of `run`.
+    ) -> Counted | Rejected | Failed:
+        """Run a candidate in the calling thread, and say what ran; arguments as those of `run`.
 
         Raises:
             TilewrightError: No worker starts.
@@ -220,15 +228,10 @@ class EstimatedRunner:
         self._best_s[task] = min(best_s or float("inf"), float(answer["seconds"]))
         try:
             blocks = read_blocks(str(answer["blocks"]))
-            found = estimate_blocks(blocks, self._costs, self._processor)
-        except (ValueError, EmulationError) as error:
+        except ValueError as error:
             return Failed("verify", f"no figures: {error}", run_s=perf_counter() - start)
-        return replace(
-            found,
-            seconds=perf_counter() - start,
-            max_relative_error=float(answer["error"]),
-            tolerance=float(answer["tolerance"]),
-        )
+        seconds = perf_counter() - start
+        return Counted(blocks, float(answer["error"]), float(answer["tolerance"]), seconds)
 
     def check(self) -> None:
         """Workers of this machine are started anew when they end."""
@@ -236,13 +239,19 @@ class EstimatedRunner:
     def _run(
         self, task: str, reference: Path, choice: Choice, library: Path, cancelled: Cancelled
     ) -> Outcome:
-        found = self.estimate(task, reference, choice, library, cancelled)
-        if not isinstance(found, KernelEstimate):
-            return found
+        start = perf_counter()
+        counted = self.count(task, reference, choice, library, cancelled)
+        if not isinstance(counted, Counted):
+            return counted
+        try:
+            found = estimate_blocks(counted.blocks, self._costs, self._processor)
+        except EmulationError as error:
+            return Failed("verify", f"no figures: {error}", run_s=perf_counter() - start)
         latency_ns = found.cycles / self._processor.clock_hz * 1e9
         return Measured(
-            (latency_ns,), found.max_relative_error, found.tolerance, run_s=found.seconds
-        )
+            (latency_ns,), counted.max_relative_error, counted.tolerance,
+            run_s=perf_counter() - start,
+        )  # fmt: skip
 
     def _workers(self) -> OrderedDict[str, Worker]:
         """The workers of this thread, by task."""
@@ -340,6 +349,7 @@ def create_estimator(
 
 
 __all__ = [
+    "Counted",
     "EstimatedRunner",
     "KernelEstimate",
     "check_estimable",

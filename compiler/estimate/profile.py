@@ -11,8 +11,9 @@ from pathlib import Path
 
 from compiler.deploy.folder import write_deployment
 from compiler.errors import EmulationError
-from compiler.estimate.costs import block_cycles, cost_model
+from compiler.estimate.costs import BlockCosts, cost_model
 from compiler.estimate.counting import Block, count_blocks
+from compiler.estimate.memory import Traffic, combined_cycles, stall_cycles
 from compiler.package import Bundle
 from compiler.stages import KernelInfo
 from targets.spec import TargetSpec
@@ -31,8 +32,10 @@ class KernelCost:
         instructions: Executed in one inference; counted.
         core_cycles: That the pipelines take if all data is in the first cache; estimated.
         memory_cycles: That its tensors take from where they fit; estimated.
-        cycles: The larger of the two; estimated.
+        cycles: By all that is known, at least those of memory; estimated.
         flops: Arithmetic operations in one inference.
+        stall_cycles: That misses of the caches add; estimated.
+        misses: Of each cache, the nearest first; simulated.
     """
 
     name: str
@@ -43,6 +46,8 @@ class KernelCost:
     memory_cycles: float
     cycles: float
     flops: float
+    stall_cycles: float = 0.0
+    misses: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +85,10 @@ class ModelCost:
 def estimate_model(bundle: Bundle, *, wheels: Path | None = None) -> ModelCost:
     """Count the instructions of one inference, and estimate its cycles.
 
-    The model runs once in emulation on its golden inputs, on one thread. Cycles are those of
-    llvm-mca for each block of code, times how often it ran, or those that memory takes by the
-    target's data, whichever is more. Mispredicted branches, prefetching and address translation
-    are not modelled: figures rank and compare, they do not date.
+    The model runs once in emulation on its golden inputs, on one thread. Cycles are put
+    together from those of llvm-mca for what ran in a row, from the number of instructions and from
+    the misses of simulated caches (`compiler.estimate.memory`). Mispredicted branches and address
+    translation are not modelled: figures rank and compare, they do not date.
 
     Args:
         bundle: The model, for a machine that QEMU emulates.
@@ -100,30 +105,33 @@ def estimate_model(bundle: Bundle, *, wheels: Path | None = None) -> ModelCost:
         folder = write_deployment(bundle, Path(work) / "model", wheels=wheels).path
         blocks = count_blocks(folder, spec)
         symbols = _symbols(folder / "module.so")
-    kernels = _kernels(blocks, symbols, block_cycles(blocks, model), bundle.kernels, spec)
+    kernels = _kernels(blocks, symbols, BlockCosts(model), bundle.kernels, spec)
     return ModelCost(spec.name, str(model), spec.clock_hz, kernels)
 
 
 def _kernels(
     blocks: Sequence[Block],
     symbols: Sequence[tuple[int, str]],
-    cycles: Sequence[float],
+    costs: BlockCosts,
     infos: Sequence[KernelInfo],
     spec: TargetSpec,
 ) -> tuple[KernelCost, ...]:
     known = {info.name: info for info in infos}
     starts = [address for address, _ in symbols]
-    instructions: dict[str, int] = defaultdict(int)
+    parts: dict[str, list[Block]] = defaultdict(list)
     core: dict[str, float] = defaultdict(float)
-    for block, taken in zip(blocks, cycles, strict=True):
+    for block, taken in zip(blocks, costs.totals(blocks), strict=True):
         # The body of a parallel loop has no symbol; it lies behind the function that starts it.
         at = bisect.bisect_right(starts, block.address) - 1
         name = symbols[at][1] if at >= 0 and symbols[at][1] in known else "(other)"
-        instructions[name] += block.count * block.instructions
+        parts[name].append(block)
         core[name] += taken
     result = []
-    for name, count in instructions.items():
+    for name, ran in parts.items():
         info = known.get(name)
+        count = sum(block.count * block.instructions for block in ran)
+        traffic = Traffic.of(ran)
+        stalls = stall_cycles(traffic, spec)
         memory = _memory_cycles(info, spec) if info is not None else 0.0
         result.append(
             KernelCost(
@@ -133,8 +141,10 @@ def _kernels(
                 instructions=count,
                 core_cycles=core[name],
                 memory_cycles=memory,
-                cycles=max(core[name], memory),
+                cycles=max(combined_cycles(core[name], count, costs.width, stalls), memory),
                 flops=info.flops * info.calls if info is not None else 0.0,
+                stall_cycles=stalls,
+                misses=traffic.misses,
             )
         )
     return tuple(sorted(result, key=lambda kernel: -kernel.cycles))

@@ -41,6 +41,11 @@ int caches_set_up(const char* text) {
   return depth > 0 && *at == '\0';
 }
 
+void caches_clear(void) {
+  for (int i = 0; i < depth; ++i)
+    memset(levels[i].lines, 0, levels[i].sets * levels[i].ways * sizeof *levels[i].lines);
+}
+
 /* Whether the line was there; it is now, as the most recently used one of its set. */
 static int touch(Level* level, uint64_t line) {
   uint64_t* set = level->lines + (line % level->sets) * level->ways;

@@ -22,6 +22,7 @@ typedef struct {
 /* "bytes:line:ways/bytes:line:ways/...", the nearest first; 0 if that makes no sense. */
 int caches_set_up(const char* text);
 int caches_levels(void);
+void caches_clear(void);
 void caches_access(uint64_t address, unsigned bytes, Pace* pace, Misses* misses);
 
 #endif /* TILEWRIGHT_CACHES_H_ */

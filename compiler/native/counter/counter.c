@@ -138,7 +138,9 @@ static void called(qemu_plugin_id_t id, unsigned int cpu, int64_t number, uint64
   if (number == CALL_WARM && caches_levels() > 0) {
     Pace pace = {0};
     Misses nobodys = {0};
-    active = false; /* what the program does until it begins is not the kernel's */
+    /* What the program did until now to have its arguments is none of the kernel's. */
+    if (active) caches_clear();
+    active = false;
     for (uint64_t at = address; at < address + bytes; at += 16)
       caches_access(at, 1, &pace, &nobodys);
   }

@@ -62,9 +62,9 @@ def test_a_chain_costs_its_latency() -> None:
     chain = Block(0, 8, 10, FMLA * 8)
     wide = Block(64, 8, 10, ADD + FMLA * 7)
     cycles = block_cycles([chain, wide], model)
-    # Eight multiply-adds into one register, each waiting for the one before.
-    assert cycles[chain.code] >= 8 * 3
-    assert set(cycles) == {chain.code, wide.code}
+    # Eight multiply-adds into one register, each waiting for the one before, ten times.
+    assert cycles[0] >= 10 * 8 * 3
+    assert len(cycles) == 2
 
 
 @pytest.mark.skipif(not HAS_MCA, reason="needs llvm-mca")
@@ -72,7 +72,7 @@ def test_blocks_that_hardly_run_get_the_mean_rate(monkeypatch) -> None:
     monkeypatch.setattr(costs, "COVERED", 0.5)
     hot, cold = Block(0, 8, 1000, FMLA * 8), Block(64, 4, 1, ADD * 4)
     cycles = block_cycles([hot, cold], cost_model(SPEC))
-    assert cycles[cold.code] == pytest.approx(cycles[hot.code] / 2)
+    assert cycles[1] == pytest.approx(cycles[0] / 1000 / 2)
 
 
 def test_memory_takes_longer_from_further_away() -> None:

@@ -1,0 +1,1 @@
+"""How well estimated cycles rank kernels, where the truth can be measured: on this machine."""
