@@ -124,13 +124,18 @@ def replace_heart(
     old = module[group.variable]
     parameters = list(old.params)
     mapping: dict[Any, Any] = {}
+    more: list[Any] = []
     if _is_packed(group.workload):
         types = templates.packed(group.workload, choice, spec)
-        for place, (shape, dtype) in zip(group.weights, types, strict=True):
-            plain = old.params[place]
+        for i, (shape, dtype) in enumerate(types):
+            plain = old.params[group.weights[min(i, len(group.weights) - 1)]]
             packed = relax.Var(str(plain.name), relax.TensorType(shape, dtype))
-            parameters[place] = mapping[plain] = packed
-    rewriter = _GroupRewriter(group.heart, heart, mapping)
+            if i < len(group.weights):
+                parameters[group.weights[i]] = mapping[plain] = packed
+            else:  # a packed weight may have parts that the plain one has not
+                more.append(packed)
+    parameters += more
+    rewriter = _GroupRewriter(group.heart, heart, mapping, WEIGHT + len(group.weights), more)
     body = rewriter.visit_expr(old.body)
     function = relax.Function(parameters, body, old.ret_ty, is_pure=old.is_pure, attrs=old.attrs)
     new = builder.add_func(function, str(group.variable.name_hint))
@@ -154,11 +159,31 @@ def _is_packed(workload: Workload) -> bool:
 
 @relax.expr_functor.mutator
 class _GroupRewriter(relax.PyExprMutator):
-    """Calls another definition of the heart, on other parameters, in a fused function."""
+    """Calls another definition of the heart, on other parameters, in a fused function.
 
-    def __init__(self, heart: Any, new_heart: Any, mapping: dict[Any, Any]) -> None:
+    Args:
+        heart: The old definition's variable.
+        new_heart: The new one's.
+        mapping: New parameters by the old ones.
+        place: Where `more` goes among the heart's operands.
+        more: Further operands of the heart.
+    """
+
+    def __init__(
+        self, heart: Any, new_heart: Any, mapping: dict[Any, Any], place: int, more: list[Any]
+    ) -> None:
         super().__init__()
         self.heart, self.new_heart, self.mapping = heart, new_heart, mapping
+        self.place, self.more = place, more
+
+    def visit_call_(self, op: Any) -> Any:
+        is_heart = is_call_tir(op) and op.args[0].same_as(self.heart)
+        call = super().visit_call_(op)
+        if not is_heart or not self.more:
+            return call
+        operands = list(call.args[1].fields)
+        operands[self.place : self.place] = self.more
+        return relax.Call(call.op, [call.args[0], relax.Tuple(operands)], call.attrs, call.ty_args)
 
     def visit_global_var_(self, op: Any) -> Any:
         return self.new_heart if op.same_as(self.heart) else op
@@ -192,8 +217,11 @@ class _MainRewriter(relax.PyExprMutator):
         if _is_packed(group.workload):
             plain = [arguments[i] for i in group.weights]
             packed = self._pack(plain, group.workload, choice)
-            for i, value in zip(group.weights, packed, strict=True):
+            for i, value in zip(group.weights, packed, strict=False):
                 arguments[i] = value
+            more = packed[len(group.weights) :]
+            place = WEIGHT + len(group.weights) if direct else len(arguments)
+            arguments[place:place] = more
         if direct:
             return relax.Call(op.op, [new, relax.Tuple(arguments)], op.attrs, op.ty_args)
         return relax.Call(new, arguments, op.attrs, op.ty_args)
