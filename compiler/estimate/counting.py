@@ -81,12 +81,15 @@ def emulator(spec: TargetSpec) -> list[str]:
     return [program, "-cpu", processor, *(["-L", str(root)] if foreign else [])]
 
 
-def count_blocks(folder: Path, spec: TargetSpec) -> tuple[Block, ...]:
+def count_blocks(
+    folder: Path, spec: TargetSpec, processor: TargetSpec | None = None
+) -> tuple[Block, ...]:
     """Run one inference of a deployment in emulation and count.
 
     Args:
         folder: The deployment, for the target's machine.
         spec: The target.
+        processor: Whose caches are simulated; by default the target's.
 
     Returns:
         The blocks of the model's own code that ran, by address; nothing of the runtime's.
@@ -99,7 +102,7 @@ def count_blocks(folder: Path, spec: TargetSpec) -> tuple[Block, ...]:
     plugin = counter_plugin()
     with tempfile.TemporaryDirectory(prefix="tilewright-count-") as work:
         blocks, maps = Path(work) / "blocks", Path(work) / "maps"
-        command += ["-plugin", f"{plugin},{cache_option(spec)},out={blocks}"]
+        command += ["-plugin", f"{plugin},{cache_option(processor or spec)},out={blocks}"]
         command += [str(folder / "run"), str(folder), "--threads", "1", "--maps", str(maps)]
         try:
             done = subprocess.run(

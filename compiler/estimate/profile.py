@@ -82,7 +82,9 @@ class ModelCost:
         return 1e3 * self.cycles / self.clock_hz
 
 
-def estimate_model(bundle: Bundle, *, wheels: Path | None = None) -> ModelCost:
+def estimate_model(
+    bundle: Bundle, *, wheels: Path | None = None, processor: TargetSpec | None = None
+) -> ModelCost:
     """Count the instructions of one inference, and estimate its cycles.
 
     The model runs once in emulation on its golden inputs, on one thread. Cycles are put
@@ -93,6 +95,7 @@ def estimate_model(bundle: Bundle, *, wheels: Path | None = None) -> ModelCost:
     Args:
         bundle: The model, for a machine that QEMU emulates.
         wheels: As in `compiler.deploy.runtime_libraries`.
+        processor: Whose pipelines and caches are modelled; by default the target's.
 
     Raises:
         EmulationError: A program that is needed is missing, or the model fails in emulation.
@@ -100,13 +103,14 @@ def estimate_model(bundle: Bundle, *, wheels: Path | None = None) -> ModelCost:
         FileError: There is no room.
     """
     spec = bundle.target
-    model = cost_model(spec)
+    modelled = processor or spec
+    model = cost_model(modelled)
     with tempfile.TemporaryDirectory(prefix="tilewright-estimate-") as work:
         folder = write_deployment(bundle, Path(work) / "model", wheels=wheels).path
-        blocks = count_blocks(folder, spec)
+        blocks = count_blocks(folder, spec, modelled)
         symbols = _symbols(folder / "module.so")
-    kernels = _kernels(blocks, symbols, BlockCosts(model), bundle.kernels, spec)
-    return ModelCost(spec.name, str(model), spec.clock_hz, kernels)
+    kernels = _kernels(blocks, symbols, BlockCosts(model), bundle.kernels, modelled)
+    return ModelCost(spec.name, str(model), modelled.clock_hz, kernels)
 
 
 def _kernels(

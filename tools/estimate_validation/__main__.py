@@ -28,7 +28,7 @@ from compiler.tune.measure.builder import LocalBuilder
 from compiler.tune.measure.processes import WorkerServer
 from schedules.cpu import templates
 from targets import get_target, host_target
-from tools.estimate_validation import candidates, truth
+from tools.estimate_validation import candidates, networks, truth
 from tools.estimate_validation.report import write_report
 
 TARGET = "x86/generic-avx2"
@@ -137,6 +137,20 @@ def _measure(folder: Path, text: str, cpu: int, seconds: float) -> None:
     pairs = [(row["choice"], folder / f"{row['number']:02}.so") for row in rows]
     found = truth.measure(Task.from_json(text), pairs, get_target(TARGET), cpu, seconds)
     (folder / "truth.json").write_text(json.dumps(found))
+
+
+@main.command(name="networks")
+@_work
+@click.option("--cpu", type=int, default=1, show_default=True, help="To run on.")
+@click.option("--measure/--no-measure", "timed", default=True, help="Or only estimate.")
+def whole_networks(work: Path, cpu: int, timed: bool) -> None:
+    """Estimate and measure whole networks."""
+    folder = work / "networks"
+    networks.prepare(folder, TARGET, host_target())
+    if timed:
+        networks.measure(folder, cpu, host_target().clock_hz)
+        for row in networks.compare(folder):
+            print(json.dumps(row))
 
 
 @main.command()
