@@ -62,6 +62,10 @@ def run_on_device(
     name = facts.model or facts.machine
     words = name if device == board.host else f"{device} ({name})"
     if facts.governor and facts.governor != "performance":
+        say(
+            f"the clock of {board.host} follows the load ({facts.governor}): figures will vary; "
+            "set the governor to performance there"
+        )
         words += f", clock by the governor {facts.governor}"
     run = BoardRun(
         device=words,

@@ -235,9 +235,10 @@ class _MainRewriter(relax.PyExprMutator):
         key = (*identity, json.dumps(choice, sort_keys=True), workload.weight_encoding)
         if key not in self.packed:
             values = templates.pack(workload, choice, self.spec, *map(value_of, weight))
+            names = [*known, *(f"{known[0] or 'weight'}.more" for _ in values[len(known) :])]
             self.packed[key] = [
                 self.table.constant(value, f"{name or 'weight'}.packed")
-                for value, name in zip(values, known, strict=True)
+                for value, name in zip(values, names, strict=True)
             ]
         return self.packed[key]
 

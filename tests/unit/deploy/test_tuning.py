@@ -206,6 +206,15 @@ def test_too_little_memory(boards: Boards, tmp_path: Path):
         BoardRunner(None, SPEC, {"one": Board("pi@one")})  # type: ignore[arg-type]
 
 
+def test_a_command_whose_board_drops_out(boards: Boards):
+    boards.add("one")
+    timer = threading.Timer(0.3, boards.drop, ("one",))
+    timer.start()
+    with pytest.raises(DeviceError, match="cannot be reached: .*Broken pipe"):
+        Board("pi@one").run("sleep 20")
+    timer.join()
+
+
 @pytest.mark.slow
 def test_a_board_that_will_not_do_is_left_out(boards: Boards):
     boards.add("one")
