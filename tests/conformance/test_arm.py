@@ -44,7 +44,7 @@ class TestNeoverseN1(KernelSuite):
 @pytest.mark.slow
 class TestNeoverseV1(KernelSuite):
     target = "arm/neoverse-v1"
-    executor = partial(EmulatedExecutor, cpu="max")
+    executor = partial(EmulatedExecutor, cpu=RUNS_ON["arm/neoverse-v1"][0])
 
 
 def integers(target: str, seed: int, count: int, draws: int) -> None:
