@@ -1,0 +1,1 @@
+"""Other runtimes' aarch64 builds under the counter that our own modules are estimated with."""

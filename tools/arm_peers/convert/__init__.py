@@ -1,0 +1,1 @@
+"""Programs that make a peer's model of ours, each run in that peer's own environment."""
