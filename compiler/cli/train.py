@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import click
 
 from compiler.cli.inputs import read_inputs
-from compiler.cli.model import command_line, input_option, load_model
+from compiler.cli.model import command_line, input_option, load_model, model_arguments
 from compiler.cli.output import Session, with_common_options
 from compiler.cli.quantize import keep_option, read_recipe
 from compiler.errors import InputError
@@ -183,7 +183,8 @@ def train(
         plan.save(plan_path)
     if not result.interrupted:
         checkpoint.unlink(missing_ok=True)
-    _show(session, result, output, plan_path, (model, *_inputs(inputs)))
+    same = model_arguments(inputs, None, 1, dynamic_batch=False)
+    _show(session, result, output, plan_path, (model, *same))
     if session.stopped or result.interrupted:
         raise click.exceptions.Exit(session.stopped or 130)
 
@@ -194,10 +195,6 @@ def _from_data(batches: Any) -> Any:
         if number == _BATCHES:
             return
         yield inputs
-
-
-def _inputs(inputs: tuple[str, ...]) -> list[str]:
-    return [part for text in inputs for part in ("--input", text)]
 
 
 def _show(

@@ -246,13 +246,13 @@ def _notes(elsewhere: Elsewhere, bundle: Bundle) -> tuple[str, ...]:
     if elsewhere.cycles is not None:
         notes.append(
             "Instructions are exact counts of one inference on one thread, taken in emulation. "
-            f"Cycles are those of {elsewhere.estimator} for each block of code times how often it "
-            "ran, or those that memory takes by the target's data where that is more. They rank "
-            "and compare; milliseconds are those cycles at the clock, which a device may not "
-            "hold. Emulated wall time is never used. Roofline: the least that the target's peak "
-            "rate, and the level of memory that holds the tensors, allow. Bound: what takes "
-            "longest, memory or instructions, or compute where arithmetic at the peak rate is "
-            "half of it or more."
+            f"Cycles are put together from those of {elsewhere.estimator} for what ran in a row, "
+            "from the number of instructions and from the misses of simulated caches of the "
+            "target's sizes. They rank and compare; milliseconds are those cycles at the clock, "
+            "which a device may not hold. Emulated wall time is never used. Roofline: the least "
+            "that the target's peak rate, and the level of memory that holds the tensors, allow. "
+            "Bound: memory where moving tensors takes all cycles or misses half of them, compute "
+            "where arithmetic at the peak rate takes half, else instructions."
         )
     if bundle.threads != 1 and elsewhere.basis != "device":
         notes.append(

@@ -40,16 +40,20 @@ class Cost(Protocol):
         """Executed."""
 
     @property
-    def core_cycles(self) -> float:
-        """Of the pipelines, with all data in the first cache."""
+    def memory_cycles(self) -> float:
+        """To move its tensors once."""
 
     @property
-    def memory_cycles(self) -> float:
-        """To move its tensors."""
+    def stall_cycles(self) -> float:
+        """That misses of the caches add."""
 
     @property
     def cycles(self) -> float:
-        """Of both."""
+        """In all."""
+
+    @property
+    def misses(self) -> tuple[int, ...]:
+        """Of each level of cache, nearest first, simulated; empty if they were not."""
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
@@ -203,9 +207,9 @@ class _Peaks:
         rate = self.target.peak_ops_per_cycle.get(dtype, 0.0)
         compute = flops / rate if rate else 0.0
         least = max(compute, cost.memory_cycles) / self.target.clock_hz
-        if cost.memory_cycles >= cost.core_cycles:
+        if cost.memory_cycles >= cost.cycles or 2 * cost.stall_cycles >= cost.cycles:
             return least, "memory"
-        return least, "compute" if 2 * compute >= cost.core_cycles else "instructions"
+        return least, "compute" if 2 * compute >= cost.cycles else "instructions"
 
 
 def _kernel_rows(
@@ -291,6 +295,10 @@ def _kernel_row(
         miss=info.miss,
         instructions=None if cost is None else Figure.counted(cost.instructions, "instructions"),
         cycles=None if cost is None else Figure.estimated(cost.cycles, "cycles"),
+        misses={
+            f"L{level}": Figure(float(count), "misses", "simulated")
+            for level, count in enumerate(() if cost is None else cost.misses, start=1)
+        },
     )
 
 

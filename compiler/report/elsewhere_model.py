@@ -21,8 +21,7 @@ class Elsewhere:
         estimator: The model of the processor that gave the cycles; empty without cycles.
         clock: Clock that cycles are turned into time by; assumed.
         instructions: Of one inference, in the model's own code; None if they were not counted.
-        cycles: Of one inference, the dearest of pipelines and memory for each kernel; None if
-            they were not estimated.
+        cycles: Of one inference; None if they were not estimated.
         time: These cycles at that clock.
         device: What was measured, in words; empty if nothing was.
         peak_memory: Largest resident memory of the whole process there, model, runtime and

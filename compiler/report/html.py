@@ -316,6 +316,9 @@ def _kernel_row(
         detail.append(f"record {row.record[:SHORT_ID]}, {row.tier}")
     if row.miss:
         detail.append("not tuned: " + row.miss)
+    if row.misses:
+        counts = [f"{level} {units.flop(figure)}" for level, figure in row.misses.items()]
+        detail.append("misses (simulated): " + ", ".join(counts))
     mark = ' <span class="chip fallback">fallback</span>' if row.fallback else ""
     if row.source in ("record", "default"):
         mark += f' <span class="chip {"source" if row.record else "fallback"}">'

@@ -102,9 +102,9 @@ class KernelRow:
         roofline: Least time that the target's peaks allow, over `time`, %. None where the
             target gives no peak for the dtype. Above 100 % means the data came from caches.
         bound: What limits it: by the target's peaks ``compute`` or ``memory``. Where cycles are
-            estimated ``memory`` if moving its tensors takes longer than its instructions, else
-            ``compute`` if arithmetic at the peak rate were at least half of them, else
-            ``instructions``. "" if unknown.
+            estimated ``memory`` if moving its tensors takes them all or misses of the caches
+            half of them, else ``compute`` if arithmetic at the peak rate takes half of them,
+            else ``instructions``. "" if unknown.
         source: Where its schedule comes from: ``record`` (a tuning record), ``default`` (the
             analytic choice for a kernel that could be tuned), ``rule`` (nothing to tune),
             ``fallback``, or ``unknown``.
@@ -114,6 +114,8 @@ class KernelRow:
         miss: Why no record serves a kernel that could be tuned; empty otherwise.
         instructions: Executed in one inference; None where nothing was counted.
         cycles: Of one inference, by a model of the processor; None where there is none.
+        misses: Of each level of cache in one inference, by ``L1``, ...; empty where they were
+            not simulated.
     """
 
     name: str
@@ -139,6 +141,7 @@ class KernelRow:
     miss: str
     instructions: Figure | None = None
     cycles: Figure | None = None
+    misses: Mapping[str, Figure] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

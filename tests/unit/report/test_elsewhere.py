@@ -24,14 +24,15 @@ def test_text_is_as_it_was(golden: Callable[[str, Path], None]) -> None:
 
 def test_nothing_but_sizes_and_the_compilation_is_measured() -> None:
     report = make_estimated()
-    assert {f.label for f in every_figure(report)} == {"measured", "counted", "estimated"}
+    labels = {"counted", "estimated", "simulated"}
+    assert {f.label for f in every_figure(report)} == {"measured", *labels}
     bare = replace(
         report,
         sizes={},
         compile_steps=(),
         environment=replace(report.environment, load_1min=None),
     )
-    assert {f.label for f in every_figure(bare)} == {"counted", "estimated"}
+    assert {f.label for f in every_figure(bare)} == labels
     assert report.latency.p10 is None
     assert report.latency.runs == 0
 
@@ -43,6 +44,7 @@ def test_what_bounds_each_kernel() -> None:
     assert (conv.bound, conv.instructions) == ("compute", Figure.counted(9e6, "instructions"))
     assert conv.roofline is not None
     assert conv.roofline.value == pytest.approx(100 * 2 / 3)
+    assert conv.misses["L2"] == Figure(1500.0, "misses", "simulated")
     assert rows["fused_dense"].bound == "memory"
     assert rows["fused_dense"].roofline == Figure.estimated(100, "%")
     assert rows["cumsum"].bound == "instructions"
