@@ -35,6 +35,7 @@ from schedules.cpu.compute import activations, rows, tables
 from schedules.cpu.compute.activations import ACTIVATIONS
 from schedules.cpu.compute.canonical import canonical
 from schedules.cpu.compute.packed import ConvGeometry
+from schedules.cpu.templates.lanes import bounded
 from schedules.cpu.templates.winograd_tiles import proven
 from schedules.encodings import Encoding
 from schedules.tvm_adapter import IRModule, relax, tirx, topi
@@ -240,6 +241,8 @@ class KernelLegalizer:
             attributes=attributes,
             weight_encoding=encoding,
         )
+        if operator in ("conv2d", "dense") and is_constant(operands[1]):
+            workload = bounded(workload, self.spec, lambda: value_of(operands[1]))
         if operator == "conv2d" and is_constant(operands[1]):
             workload = proven(workload, self.spec, lambda: value_of(operands[1]))
         return bb.call_te(

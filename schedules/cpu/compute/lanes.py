@@ -4,7 +4,8 @@ They say what the sums are, and which operands they read; a schedule rule puts a
 statements in the place of the loops (`schedules.cpu.rules.microkernels`). Weights are packed in
 panels ``[panels, (kernel,) steps, columns * group]`` by `microkernels.base.pack`. Unsigned
 activations that are read as signed bytes, 128 less than they are, need what that takes away from
-each column: a second operand, known when the weights are.
+each column. It is known when the weights are: then a panel is a run of bytes, first that of its
+columns, 4 bytes each, then the weights.
 
 Where few channels are read, a line of the window is one run of memory: its width and its channels
 make up one dimension of the reduction.
@@ -37,6 +38,8 @@ from schedules.tvm_adapter import te, tirx
 Array = npt.NDArray[Any]
 #: A shift of unsigned bytes into the range of signed ones.
 SHIFT = 128
+#: Bytes of what a column's sums start with.
+SUM_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -69,31 +72,69 @@ class Reading:
             return (value.astype(self.accumulator) - SHIFT) * weight.astype(self.accumulator)
         return multiply(value, weight, self.accumulator)
 
+    def weight(
+        self, packed: Any, place: tuple[Any, ...], column: Any, width: int, within: Any,
+        extents: tuple[int, ...] = (),
+    ) -> Any:  # fmt: skip
+        """A weight of a panel of `width` columns.
+
+        Args:
+            packed: The panels.
+            place: Indices of the loops of the reduction, the step last.
+            column: Of the product.
+            width: Columns of a panel.
+            within: The element within the step.
+            extents: Of the loops; not needed for one.
+        """
+        last = column % width * self.groups.group + within
+        if not self.shifted:
+            return packed[(column // width, *place, last)]
+        at = place[0]
+        for index, extent in zip(place[1:], extents[1:], strict=True):
+            at = at * extent + index
+        size = width * self.groups.group
+        return packed[column // width, at * size + (SUM_BYTES * width + last)]
+
+    def started(self, term: Any, packed: Any, column: Any, width: int, axes: Sequence[Any]) -> Any:
+        """The term, and what the sums start with beside the first one."""
+        if not self.shifted:
+            return term
+        value = None
+        for i in range(SUM_BYTES):
+            byte = packed[column // width, column % width * SUM_BYTES + i].astype("int32")
+            part = tirx.floormod(byte, tirx.const(256, "int32")) * tirx.const(256**i, "int32")
+            value = part if value is None else value + part
+        begin = tirx.all(*(axis == 0 for axis in axes))
+        return term + tirx.if_then_else(begin, value, tirx.const(0, "int32"))
+
 
 def matmul(
     data: Any,
-    operands: Sequence[Any],
+    packed: Any,
     n: int,
     tile: RegisterTile,
     reading: Reading,
     attrs: Attributes,
+    *,
+    once: bool = True,
 ) -> Any:
     """``data[..., m, k] @ weight[k, n]`` with the weight packed; ``[..., m, n]``."""
     *batch, m, _ = data.shape
     m = _int(m)
     rows = round_up(m, tile.rows)
     width = tile.columns
-    group = reading.groups.group
     axes, k, step, within = reading.axes()
     clamp = not (isinstance(m, int) and rows == m)
     data = fill_last(data, reading.groups.size)
+    if once and reading.shifted:
+        data = as_signed(data)
 
     def product(*index: Any) -> Any:
         *b, i, j = index
         row = tirx.min(i, m - 1) if clamp else i
-        weight = operands[0][j // width, step, j % width * group + within]
+        weight = reading.weight(packed, (step,), j, width, within)
         term = reading.term(data[(*b, row, k)], weight)
-        return te.sum(_started(term, operands, j, axes), axis=axes)
+        return te.sum(reading.started(term, packed, j, width, axes), axis=axes)
 
     out = te.compute(
         (*batch, rows, round_up(n, width)), product, name="dense",
@@ -104,7 +145,7 @@ def matmul(
 
 def conv2d(
     data: Any,
-    operands: Sequence[Any],
+    packed: Any,
     out_channels: int,
     kernel: tuple[int, int],
     geometry: ConvGeometry,
@@ -116,6 +157,7 @@ def conv2d(
     input_dilation: tuple[int, int] = (1, 1),
     out_size: tuple[int, int],
     pad_value: float = 0,
+    once: bool = True,
 ) -> Any:
     """2-D convolution of ``NHWC`` data with a kernel packed in panels; returns ``NHWC``."""
     batch, given = _int(data.shape[0]), _int(data.shape[3])
@@ -128,7 +170,7 @@ def conv2d(
         (rows_h - 1) * stride_h + (kh - 1) * dilation_h + 1,
         (rows_w - 1) * stride_w + (kw - 1) * dilation_w + 1,
     )
-    groups, panel, group = geometry.groups, tile.columns, reading.groups.group
+    groups, panel, steps = geometry.groups, tile.columns, reading.groups.steps
     per_group = ceil(out_channels // groups / panel) * panel
     channels = None if groups > 1 or reading.flat else max(inner, reading.groups.size)
     if pointwise:
@@ -139,8 +181,11 @@ def conv2d(
         )
     if reading.flat:
         source = flatten(source, inner)
+    if once and reading.shifted:
+        source = as_signed(source)
     y = te.reduce_axis((0, kh), "kh")
-    x = te.reduce_axis((0, 1 if reading.flat else kw), "kw")
+    extents = (kh, 1 if reading.flat else kw, steps)
+    x = te.reduce_axis((0, extents[1]), "kw")
     axes, k, step, within = reading.axes()
 
     def product(n: Any, h: Any, w: Any, o: Any) -> Any:
@@ -153,10 +198,10 @@ def conv2d(
             value = source[n, line, w * (stride_w * inner) + k]
         else:
             value = source[n, line, place, channel]
-        weight = operands[0][o // panel, y, x, step, o % panel * group + within]
+        weight = reading.weight(packed, (y, x, step), o, panel, within, extents)
         everything = [y, x, *axes]
         term = reading.term(value, weight)
-        return te.sum(_started(term, operands, o, everything), axis=everything)
+        return te.sum(reading.started(term, packed, o, panel, everything), axis=everything)
 
     out = te.compute(
         (batch, rows_h, rows_w, groups * per_group), product, name="conv2d",
@@ -232,6 +277,17 @@ def flatten(source: Any, channels: int) -> Any:
     )  # fmt: skip
 
 
+def as_signed(data: Any) -> Any:
+    """Unsigned bytes, 128 less: their top bits turned, read as signed ones."""
+    if str(data.dtype) != "uint8":
+        return data
+
+    def turned(*index: Any) -> Any:
+        return tirx.reinterpret("int8", tirx.bitwise_xor(data[index], tirx.const(SHIFT, "uint8")))
+
+    return te.compute(tuple(data.shape), turned, name="pad", attrs={ROLE: "pad"})
+
+
 def fill_last(data: Any, size: int) -> Any:
     """The tensor with zeros behind the last dimension, if it is shorter than `size`."""
     given = _int(data.shape[-1])
@@ -259,12 +315,20 @@ def pack_matrix(weight: Array, columns: int, steps: Groups) -> Array:
     return pack(_fill_steps(weight, steps), columns, steps)
 
 
-def start(weight: Array, columns: int, groups: int) -> Array:
-    """What the sums of ``OIHW`` weights (or the transposed ``[k, n]``) start with if shifted."""
+def with_start(packed: Array, weight: Array, columns: int, groups: int) -> Array:
+    """Packed weights behind what their columns' sums start with, ``[panels, bytes]``.
+
+    Args:
+        packed: The panels.
+        weight: ``OIHW``, or the transposed ``[k, n]``.
+        columns: Of a panel.
+        groups: Of the convolution.
+    """
     totals = weight.reshape(groups, weight.shape[0] // groups, -1).sum(axis=2, dtype=np.int64)
-    padded = np.zeros((groups, ceil(totals.shape[1] / columns) * columns), np.int32)
-    padded[:, : totals.shape[1]] = SHIFT * totals
-    return padded.reshape(-1)
+    first = np.zeros((groups, ceil(totals.shape[1] / columns) * columns), np.int32)
+    first[:, : totals.shape[1]] = SHIFT * totals
+    raw = first.astype("<i4").reshape(len(packed), columns).view(np.int8)
+    return np.concatenate([raw, packed.reshape(len(packed), -1)], axis=1)
 
 
 def _fill_steps(weight: Array, steps: Groups) -> Array:
@@ -273,25 +337,18 @@ def _fill_steps(weight: Array, steps: Groups) -> Array:
     return np.pad(weight, [*[(0, 0)] * (weight.ndim - 2), (0, missing), (0, 0)])
 
 
-def _started(term: Any, operands: Sequence[Any], column: Any, axes: Sequence[Any]) -> Any:
-    """The term, and what the sums start with beside the first one."""
-    if len(operands) == 1:
-        return term
-    begin = tirx.all(*(axis == 0 for axis in axes))
-    return term + tirx.if_then_else(begin, operands[1][column], tirx.const(0, "int32"))
-
-
 def _int(value: Any) -> Any:
     return int(value) if isinstance(value, (int, tirx.IntImm)) else value
 
 
 __all__ = [
     "SHIFT",
+    "SUM_BYTES",
     "Reading",
     "batch_matmul",
     "conv2d",
     "matmul",
     "pack_kernel",
     "pack_matrix",
-    "start",
+    "with_start",
 ]

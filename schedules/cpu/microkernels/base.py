@@ -332,7 +332,8 @@ def every(dtype: str, value: float, lanes: int) -> Any:
 
 def splat(vector: Any, place: int, lanes: int) -> Any:
     """One lane of a vector in all lanes of another: LLVM makes operands *by element* of it."""
-    return tirx.Shuffle([vector], [place] * lanes)
+    have = int(vector.ty.dtype.lanes)  # a shuffle gives no more lanes than it takes
+    return tirx.Shuffle([vector] * ceil(lanes / have), [place] * lanes)
 
 
 def sequence(parts: list[Any]) -> Any:

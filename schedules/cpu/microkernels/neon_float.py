@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from schedules.cpu.microkernels.base import Chunk, Plain, Sums, splat
+from schedules.cpu.microkernels.base import LOAD_CYCLES, Chunk, Plain, Sums, splat
 from schedules.tvm_adapter import tirx
 from targets.spec import TargetSpec
-
-#: What a load costs beside arithmetic that hides it: a place in queues, a miss now and then.
-LOAD_CYCLES = 0.05
 
 
 class FloatByElement(Plain):

@@ -143,7 +143,7 @@ class Recipe:
         spatial: Number of axes that are no reduction's.
         data: The load of an activation.
         weight: The load of a weight.
-        first: The load of what sums start with, if they do not start with 0.
+        first: The load of the first byte of what sums start with, if they do not start with 0.
         variables: The axes that the loads' indices are written in, spatial ones first.
         extents: Of the axes of the reduction.
         size: Elements of its innermost loop; a step of it is one or more of them.
@@ -170,7 +170,9 @@ def recipe_of(sch: Schedule, heart: Any) -> Recipe:
     written = node.writes[0].source
     value = node.body.value
     found = [v for v in loads_in(value) if not v.source.same_as(written)]
-    if len(found) not in (2, 3) or len(loads_in(value)) != len(found) + 1:
+    # What sums start with lies in bytes of the packed weights.
+    others = [v.source.same_as(found[1].source) for v in found[2:]]
+    if len(found) not in (2, 6) or not all(others) or len(loads_in(value)) != len(found) + 1:
         raise NotApplicableError("the product reads more than its operands")
     spatial = [v for v in node.iter_vars if v.iter_type == tirx.IterVar.DataPar]
     reduction = [v for v in node.iter_vars if v.iter_type == tirx.IterVar.CommReduce]
@@ -180,8 +182,10 @@ def recipe_of(sch: Schedule, heart: Any) -> Recipe:
             raise NotApplicableError("the reduction's size is not known")
         extents.append(int(axis.dom.extent))
     data, weight = found[:2]
+    origin = {v.var: number(0) for v in node.iter_vars}
+    first = min(found[2:], key=lambda v: int(indices(v, origin)[-1]), default=None)
     return Recipe(
-        len(spatial), data, weight, found[2] if len(found) == 3 else None,
+        len(spatial), data, weight, first,
         tuple(v.var for v in (*spatial, *reduction)), tuple(extents),
         int(annotation(sch, heart, SIZE) or extents[-1]),
         (str(data.source.dtype), str(weight.source.dtype), str(written.dtype)),
@@ -236,10 +240,10 @@ def replace(
     def first(vector: int) -> Any:
         if recipe.first is None:
             return every(recipe.dtypes[2], 0, kernel.lanes)
-        (at,) = indices(recipe.first, place(0, [zero] * len(outer), zero))
-        return tirx.BufferLoad(
-            recipe.first.source, [ramp(at + vector * kernel.lanes, kernel.lanes)]
-        )
+        *lead, last = indices(recipe.first, place(0, [zero] * len(outer), zero))
+        size = 4 * kernel.lanes
+        values = tirx.BufferLoad(recipe.first.source, [*lead, ramp(last + vector * size, size)])
+        return tirx.reinterpret(f"{recipe.dtypes[2]}x{kernel.lanes}", values)
 
     def store(row: int, vector: int, value: Any) -> Any:
         at = place(row, [zero] * len(outer), zero)
@@ -257,7 +261,8 @@ def replace(
         for buffer in (recipe.data.source, recipe.weight.source):
             body = tirx.AttrStmt(number(0), "tilewright.keep_bfloat16", buffer.data, body)
     new = s_tir.SBlock(
-        block.iter_vars, block.reads, [write], block.name_hint, body, alloc_buffers=list(sums.buffers),
+        block.iter_vars, block.reads, [write], block.name_hint, body,
+        alloc_buffers=list(sums.buffers),
         annotations=dict(block.annotations.items()),
     )  # fmt: skip
     sch.state.replace(sch.get_sref(heart), new, {block: new})
@@ -285,7 +290,7 @@ def _parts(value: Any) -> list[Any]:
         return [value.a, value.b]
     if isinstance(value, tirx.Cast):
         return [value.value]
-    if isinstance(value, ir.Call) and str(value.op.name).endswith("if_then_else"):
+    if isinstance(value, ir.Call):
         return list(value.args)
     if isinstance(value, (tirx.Var, tirx.IntImm, tirx.FloatImm)):
         return []
@@ -296,6 +301,8 @@ def _substitute(value: Any, values: Mapping[Any, Any]) -> Any:
     if isinstance(value, tirx.Var):
         return next((v for k, v in values.items() if k.same_as(value)), value)
     parts = [_substitute(part, values) for part in _parts(value)]
+    if isinstance(value, ir.Call) and not str(value.op.name).endswith("if_then_else"):
+        raise NotApplicableError(f"an index of the product has a {value.op.name}")
     if isinstance(value, _BINARY):
         return type(value)(*parts)
     if isinstance(value, tirx.Cast):

@@ -7,6 +7,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 from math import ceil, inf, prod
 from typing import Any
@@ -22,6 +24,8 @@ from schedules.workload import Extent, Workload
 from targets.spec import TargetSpec
 
 ALGORITHM = "lanes"
+#: A workload's attribute: the least of its weights, if it is -128 and that matters.
+LEAST = "least"
 #: Tiles that a search may choose from, the analytic model's favourites.
 MAX_TILES = 24
 MAX_ROWS, MAX_VECTORS = 16, 8
@@ -31,6 +35,8 @@ UNROLLS = (1, 2, 4)
 BLOCK_CYCLES, EPILOGUE_CYCLES = 10.0, 1.5
 #: A line of a window is read as one run of memory where a position has fewer bytes than this.
 FLAT_BYTES = 16
+#: From so many panels on activations are shifted once, not by each of them.
+SHIFT_ONCE = 4
 #: Vector registers left to LLVM.
 SPARE_REGISTERS = 1
 
@@ -48,29 +54,10 @@ class Lanes:
 
     def spaces(self, workload: Workload, spec: TargetSpec) -> tuple[Space, ...]:
         """See `schedules.space.Template`; empty where the target has no micro-kernel."""
-        kernels = kernels_for(workload.dtypes, spec)
-        if not kernels or not _fits(workload):
+        if not _fits(workload):
             return ()
-        tiles = _tiles(workload, kernels[0].name, spec)
-        if not tiles:
-            return ()
-        orders = ("columns", "strip", "rows") if workload.operator == "conv2d" else (
-            "columns", "rows")  # fmt: skip
-        decisions = [
-            Decision("kernel", tuple(k.name for k in kernels)),
-            Decision("tile", tuple(tiles)),
-            Decision("unroll", UNROLLS),
-        ]
-        default: Choice = {
-            "algorithm": ALGORITHM, "kernel": kernels[0].name, "tile": tiles[0], "unroll": 1,
-        }  # fmt: skip
-        if workload.operator != "batch_matmul":
-            decisions.append(Decision("order", orders))
-            default["order"] = "columns" if _weights_are_larger(workload) else orders[1]
-        if workload.operator == "conv2d" and _needs_padding(workload):
-            decisions.append(Decision("pad", ("once", "strip")))
-            default["pad"] = "once"
-        return (Space(ALGORITHM, tuple(decisions), default),)
+        kernels = kernels_for(workload.dtypes, spec, **_weights(workload))
+        return tuple(s for k in kernels if (s := _space(workload, k, spec)) is not None)
 
     def estimated_cycles(self, workload: Workload, choice: Choice, spec: TargetSpec) -> float:
         """See `schedules.space.Template`: the micro-kernel's cycles, and its epilogue's.
@@ -80,33 +67,36 @@ class Lanes:
         """
         if choice.get("pad") == "strip" and choice["order"] != "strip":
             return inf
-        kernel = kernel_named(str(choice["kernel"]), workload.dtypes, spec)
+        kernel = _kernel(workload, choice, spec)
         reading = _reading(workload, kernel)
         if choice["unroll"] > 1 and reading.groups.chunks % choice["unroll"]:
             return inf
         return _cycles(workload, kernel, RegisterTile(*choice["tile"]), spec)
 
     def compute(
-        self, workload: Workload, choice: Choice, spec: TargetSpec, data: Any, *weight: Any
+        self, workload: Workload, choice: Choice, spec: TargetSpec, data: Any, weight: Any
     ) -> Any:
         """See `schedules.space.Template`."""
         tile = RegisterTile(*choice["tile"])
-        kernel = kernel_named(str(choice["kernel"]), workload.dtypes, spec)
+        kernel = _kernel(workload, choice, spec)
         reading = _reading(workload, kernel)
         attrs: dict[str, Any] = {CHOICE: json.dumps(choice, sort_keys=True)}
+        once = choice.get("shift", "once") == "once"
         a = workload.attributes
         if workload.operator == "dense":
-            return lanes.matmul(data, weight, int(workload.weight[1]), tile, reading, attrs)
+            return lanes.matmul(
+                data, weight, int(workload.weight[1]), tile, reading, attrs, once=once
+            )
         if workload.operator == "batch_matmul":
             return lanes.batch_matmul(
-                data, weight[0], tile, reading, attrs, transpose_rhs=bool(a["transpose_rhs"])
+                data, weight, tile, reading, attrs, transpose_rhs=bool(a["transpose_rhs"])
             )
         outputs, inner, kh, kw = (int(v) for v in workload.weight)
         return lanes.conv2d(
             data, weight, outputs, (kh, kw), geometry_of(workload), tile, reading, attrs,
             inner=inner, input_dilation=tuple(a.get("input_dilation", (1, 1))),
             out_size=(int(workload.output[1]), int(workload.output[2])),
-            pad_value=a.get("pad_value", 0),
+            pad_value=a.get("pad_value", 0), once=once,
         )  # fmt: skip
 
     def packed(
@@ -116,21 +106,19 @@ class Lanes:
         if workload.operator == "batch_matmul":
             return ((workload.weight, workload.dtypes[1]),)
         columns = RegisterTile(*choice["tile"]).columns
-        kernel = kernel_named(str(choice["kernel"]), workload.dtypes, spec)
+        kernel = _kernel(workload, choice, spec)
         reading = _reading(workload, kernel)
         last = (reading.groups.steps, columns * kernel.group)
         if workload.operator == "dense":
-            panels = ceil(int(workload.weight[1]) / columns)
-            shape: tuple[Extent, ...] = (panels, *last)
+            shape = [ceil(int(workload.weight[1]) / columns), *last]
         else:
             outputs, _, kh, kw = (int(v) for v in workload.weight)
             groups = int(workload.attributes["groups"])
             panels = groups * ceil(outputs // groups / columns)
-            shape = (panels, kh, 1 if reading.flat else kw, *last)
-        found = [(shape, workload.dtypes[1])]
+            shape = [panels, kh, 1 if reading.flat else kw, *last]
         if reading.shifted:
-            found.append(((panels * columns,), workload.dtypes[2]))
-        return tuple(found)
+            shape = [shape[0], lanes.SUM_BYTES * columns + prod(shape[1:])]
+        return ((tuple(shape), workload.dtypes[1]),)
 
     def pack(
         self, workload: Workload, choice: Choice, spec: TargetSpec, *weight: Any
@@ -139,7 +127,8 @@ class Lanes:
         if workload.operator == "batch_matmul":
             return weight
         columns = RegisterTile(*choice["tile"]).columns
-        reading = _reading(workload, kernel_named(str(choice["kernel"]), workload.dtypes, spec))
+        kernel = _kernel(workload, choice, spec)
+        reading = _reading(workload, kernel)
         groups = int(workload.attributes.get("groups", 1))
         if workload.operator == "dense":
             packed = lanes.pack_matrix(weight[0], columns, reading.groups)
@@ -149,8 +138,64 @@ class Lanes:
             )
         if not reading.shifted:
             return (packed,)
+        if kernel.name == "smlal" and (weight[0] == -128).any():
+            raise ValueError("the choice is for weights of at least -127")
         outputs_first = weight[0].T if workload.operator == "dense" else weight[0]
-        return packed, lanes.start(outputs_first, columns, groups)
+        return (lanes.with_start(packed, outputs_first, columns, groups),)
+
+
+def bounded(workload: Workload, spec: TargetSpec, weight: Callable[[], Any]) -> Workload:
+    """The workload with `LEAST`, where it takes other kernels because a weight is -128.
+
+    Args:
+        workload: A product.
+        spec: The target.
+        weight: Gives the weights (NumPy).
+    """
+    if workload.dtypes[1] != "int8" or workload.weight_encoding:
+        return workload
+    kinds = [[k.name for k in kernels_for(workload.dtypes, spec, narrow=n)] for n in (True, False)]
+    if kinds[0] == kinds[1] or not (weight() == -128).any():
+        return workload
+    return replace(workload, attributes={**workload.attributes, LEAST: -128})
+
+
+def _space(workload: Workload, kernel: MicroKernel, spec: TargetSpec) -> Space | None:
+    """The choices with one kernel."""
+    tiles = _tiles(workload, kernel.name, spec)
+    if not tiles:
+        return None
+    orders = ("columns", "strip", "rows") if workload.operator == "conv2d" else (
+        "columns", "rows")  # fmt: skip
+    decisions = [
+        Decision("kernel", (kernel.name,)),
+        Decision("tile", tiles),
+        Decision("unroll", UNROLLS),
+    ]
+    default: Choice = {
+        "algorithm": ALGORITHM, "kernel": kernel.name, "tile": tiles[0], "unroll": 1,
+    }  # fmt: skip
+    if workload.operator != "batch_matmul":
+        decisions.append(Decision("order", orders))
+        default["order"] = "columns" if _weights_are_larger(workload) else orders[1]
+    if workload.operator == "conv2d" and _needs_padding(workload):
+        decisions.append(Decision("pad", ("once", "strip")))
+        default["pad"] = "once"
+    elif _reading(workload, kernel).shifted:
+        decisions.append(Decision("shift", ("once", "loaded")))
+        panels = ceil(_known(workload.output[-1], 48) / RegisterTile(*tiles[0]).columns)
+        default["shift"] = "once" if panels >= SHIFT_ONCE else "loaded"
+    return Space(ALGORITHM, tuple(decisions), default)
+
+
+def _weights(workload: Workload) -> dict[str, bool]:
+    """What is known of the weights, as `kernels_for` takes it."""
+    constant = workload.operator != "batch_matmul"
+    return {"constant": constant, "narrow": constant and LEAST not in workload.attributes}
+
+
+def _kernel(workload: Workload, choice: Choice, spec: TargetSpec) -> MicroKernel:
+    return kernel_named(str(choice["kernel"]), workload.dtypes, spec, **_weights(workload))
 
 
 def _fits(workload: Workload) -> bool:
@@ -186,7 +231,7 @@ VECTOR_ELEMENTS = {"float32": 4, "float16": 8, "bfloat16": 8, "uint8": 16, "int8
 @lru_cache(maxsize=4096)
 def _tiles(workload: Workload, name: str, spec: TargetSpec) -> tuple[list[int], ...]:
     """Blocks of sums that fit into the registers, the best by the analytic model first."""
-    kernel = kernel_named(name, workload.dtypes, spec)
+    kernel = kernel_named(name, workload.dtypes, spec, **_weights(workload))
     high, wide = _rows(workload)
     groups = int(workload.attributes.get("groups", 1))
     columns = _known(workload.output[-1], 48) // groups
