@@ -55,11 +55,14 @@ class WindowBytes:
         ho, hm = sch.split(upper, [None, choice["strip"]])
         wo, wi = sch.split(w, [None, columns])
         co, ci = sch.split(c, [None, BYTES])
-        outer = [co, hm] if choice["order"] == "blocks" else [hm, co]
-        sch.reorder(n, ho, *outer, wo, hi, wi, ci)
+        outer = {"blocks": [co, hm, wo], "rows": [hm, co, wo], "channels": [hm, wo, co]}[
+            choice["order"]
+        ]
+        sch.reorder(n, ho, *outer, hi, wi, ci)
         for consumer in consumers:
-            sch.reverse_compute_at(consumer, wo)
-            *_, lines, tiles, channels = sch.get_loops(consumer)
+            sch.reverse_compute_at(consumer, outer[-1])
+            # A loop of one iteration is not there.
+            *places, channels = sch.get_loops(consumer)[2 + len(outer) :]
             size = extent(sch, channels)
             if size is None:
                 raise NotApplicableError("the epilogue has a symbolic number of channels")
@@ -68,8 +71,8 @@ class WindowBytes:
                 several, channels = sch.split(channels, [None, width])
                 sch.unroll(several)
             sch.vectorize(channels)
-            sch.unroll(lines)
-            sch.unroll(tiles)
+            for loop in places:
+                sch.unroll(loop)
             if int(sch.get(consumer).writes[0].source.shape[-1]) % BYTES:
                 sch.annotate(co, "pragma_loop_partition_hint", 1)
         for pad in pads:
