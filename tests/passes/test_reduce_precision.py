@@ -12,6 +12,7 @@ import pytest
 from tvm.script import ir as I  # noqa: N812 - TVMScript's own convention
 from tvm.script import relax as R  # noqa: N812
 
+from compiler.errors import ModelError
 from compiler.lower.parameters import ParameterTable, value_of
 from compiler.lower.reduce_precision import reduce_precision
 from schedules.tvm_adapter import ir, relax
@@ -237,3 +238,28 @@ def test_the_log_says_what_ran_in_what(native):
     text = summary.describe(native)
     assert text.startswith("1 operators in bfloat16 (1 matmul), 1 in float32")
     assert ("does not get faster" in text) is not native
+
+
+def test_float16_keeps_masked_scores_and_refuses_what_it_cannot_hold():
+    """The least float32, which masks are made of, would become minus infinity."""
+
+    def attention(bb: Any, table: Any, inputs: Any) -> Any:
+        scores = bb.emit(relax.op.matmul(inputs[0], inputs[0]))
+        masked = bb.emit(relax.op.add(scores, inputs[1]))
+        weights = bb.emit(relax.op.nn.softmax(masked))
+        return bb.emit(relax.op.matmul(weights, inputs[0]))
+
+    module, table = module_of(attention, (8, 8), (8, 8))
+    result, summary = reduce_precision(module, table, low="float16")
+    values = [b.value for block in result["main"].body.blocks for b in block.bindings]
+    softmax = next(v for v in values if getattr(v, "op", None) == ir.Op.get("relax.nn.softmax"))
+    assert str(softmax.args[0].ty.dtype) == "float32"
+    assert "2 operators in float16 (2 matmul)" in summary.describe(native=True)
+
+    def large(bb: Any, table: Any, inputs: Any) -> Any:
+        weight = table.constant(np.full((8, 8), 7e4, np.float32), "w")
+        return bb.emit(relax.op.matmul(inputs[0], weight))
+
+    module, table = module_of(large, (8, 8))
+    with pytest.raises(ModelError, match="larger than float16 holds"):
+        reduce_precision(module, table, low="float16")

@@ -208,7 +208,8 @@ def conv2d(
 ) -> Any:
     """3x3 convolution of ``NHWC`` data with stride 1; the kernel packed by `pack_kernel`.
 
-    Data are float32, and the result is; or they are int8 or uint8, and it is int32.
+    Data are float32 or float16, and all arithmetic is float32, as the result is; or they are int8
+    or uint8, and it is int32.
     """
     m, (down, across) = grid.m, grid.tiles
     transforms = TRANSFORMS[m]
@@ -216,7 +217,7 @@ def conv2d(
     batch, inner = data.shape[0], data.shape[3]
     columns = int(packed.shape[4])
     width = int(packed.shape[0]) * columns
-    integers = str(data.dtype) != "float32"
+    integers = str(data.dtype) in ("uint8", "int8")
     narrow, wide = ("int16", "uint32") if integers else ("float32", "float32")
     source = pad_spatial(data, padding, (down * m + 2, across * m + 2), pad_value)
 

@@ -179,7 +179,7 @@ def proven(workload: Workload, spec: TargetSpec, weight: Callable[[], Any]) -> W
 
 def _fits(workload: Workload, spec: TargetSpec) -> bool:
     a = workload.attributes
-    floats = workload.dtypes == ("float32", "float32", "float32")
+    floats = workload.dtypes in (("float32",) * 3, ("float16", "float16", "float32"))
     integers = workload.dtypes in (("uint8", "int8", "int32"), ("int8", "int8", "int32"))
     return (
         spec.machine == "aarch64"
