@@ -40,7 +40,7 @@ class Block:
         instructions: How many it has.
         count: How often it ran.
         code: Its bytes.
-        accesses: To memory, all runs together; 0 if no caches were simulated.
+        accesses: To memory, in pieces of 8 bytes, all runs together; 0 if no caches were simulated.
         misses: Of each level, the nearest first; empty if no caches were simulated.
         ahead: Those of them that a prefetcher would have seen coming.
     """

@@ -65,7 +65,7 @@ class KernelEstimate:
         instructions: Counted.
         core_cycles: Of the pipelines, if all data is in the first cache; estimated.
         traffic: Accesses to memory, counted, and misses, simulated.
-        stall_cycles: That the misses add; estimated.
+        stall_cycles: That reading and writing adds; estimated.
         cycles: All together; estimated.
     """
 

@@ -34,7 +34,7 @@ class KernelCost:
         memory_cycles: That its tensors take from where they fit; estimated.
         cycles: By all that is known, at least those of memory; estimated.
         flops: Arithmetic operations in one inference.
-        stall_cycles: That misses of the caches add; estimated.
+        stall_cycles: That reading and writing adds; estimated.
         misses: Of each cache, the nearest first; simulated.
     """
 

@@ -116,7 +116,7 @@ def _count(
 @_work
 @click.option("--cpu", type=int, default=1, show_default=True, help="To run on.")
 @click.option("--seconds", type=float, default=30.0, show_default=True, help="For a task.")
-@click.option("--again", is_flag=True, help="What was measured before, too.")
+@click.option("--again", is_flag=True, help="Once more, beside what was measured before.")
 def measure(work: Path, cpu: int, seconds: float, again: bool) -> None:
     """Measure the same shared objects on this machine."""
     for number, (kind, text) in enumerate(json.loads((work / "tasks.json").read_text())):
@@ -136,7 +136,9 @@ def _measure(folder: Path, text: str, cpu: int, seconds: float) -> None:
     rows = json.loads((folder / "rows.json").read_text())
     pairs = [(row["choice"], folder / f"{row['number']:02}.so") for row in rows]
     found = truth.measure(Task.from_json(text), pairs, get_target(TARGET), cpu, seconds)
-    (folder / "truth.json").write_text(json.dumps(found))
+    kept = folder / "truth.json"
+    runs = json.loads(kept.read_text()) if kept.exists() else []
+    kept.write_text(json.dumps([*runs, found]))
 
 
 @main.command(name="networks")
@@ -158,7 +160,7 @@ def whole_networks(work: Path, cpu: int, timed: bool) -> None:
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Of the page.")
 def report(work: Path, out: Path | None) -> None:
     """Estimate, compare, and write the page."""
-    write_report(work, host_target(), out, read_blocks=_read_blocks)
+    write_report(work, host_target(), TARGET, out, read_blocks=_read_blocks)
 
 
 def _read_blocks(path: Path) -> list[Block]:

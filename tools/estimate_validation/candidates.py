@@ -67,7 +67,7 @@ def find_tasks(spec: TargetSpec) -> dict[str, tuple[str, Task]]:
 def _tasks_of(net: str, precision: str, spec: TargetSpec) -> Sequence[Task]:
     module, inputs = build(net)
     log = StageLog()
-    _, imported = "", import_model(module, inputs, log=log)
+    imported = import_model(module, inputs, log=log)
     plan = None
     if precision == "int8":
         request = read_request(
@@ -92,8 +92,10 @@ def spread_choices(task: Task, spec: TargetSpec, count: int, seed: int = 0) -> l
     everything: list[Choice] = []
     for space in spaces:
         names = [decision.name for decision in space.decisions]
-        for values in itertools.product(*(decision.options for decision in space.decisions)):
-            everything.append({"algorithm": space.algorithm, **dict(zip(names, values))})  # noqa: B905
+        everything += [
+            {"algorithm": space.algorithm, **dict(zip(names, values, strict=True))}
+            for values in itertools.product(*(decision.options for decision in space.decisions))
+        ]
     draw = random.Random(seed)
     draw.shuffle(everything)
     known: dict[str, tuple[float, Choice]] = {}

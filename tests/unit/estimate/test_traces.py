@@ -80,8 +80,8 @@ def test_misses_cost_more_from_further_away_and_unforeseen() -> None:
 
 
 def test_all_figures_add_up() -> None:
-    assert combined_cycles(100.0, 300, 3.0, 0.0) == pytest.approx(170.0)
-    assert combined_cycles(100.0, 300, 3.0, 5.0) == pytest.approx(175.0)
+    assert combined_cycles(100.0, 300, 3.0, 0.0) == pytest.approx(160.0)
+    assert combined_cycles(100.0, 300, 3.0, 5.0) == pytest.approx(165.0)
     assert combined_cycles(100.0, 300, 6.0, 0.0) < combined_cycles(101.0, 300, 6.0, 0.0)
 
 
@@ -157,7 +157,8 @@ def test_the_simulator_agrees_with_a_simple_one(simulator: ctypes.CDLL) -> None:
 
 def test_an_access_may_take_two_lines(simulator: ctypes.CDLL) -> None:
     assert simulator.caches_set_up(b"1024:64:2") == 1
-    assert touch(simulator, [60], 16).misses[0] == 2
+    wide = touch(simulator, [60], 16)
+    assert (wide.misses[0], wide.accesses) == (2, 2)  # two pieces of 8 bytes
     simulator.caches_clear()
     assert touch(simulator, [60], 4).misses[0] == 1
 
