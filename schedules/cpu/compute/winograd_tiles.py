@@ -15,6 +15,7 @@ docs/decisions/0020-integer-winograd.md has the proof.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -25,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from schedules.cpu.annotations import KERNEL, ROLE
+from schedules.cpu.compute import modular
 from schedules.cpu.compute.packed import pad_spatial, round_up
 from schedules.cpu.microkernels.base import Groups, pack
 from schedules.tvm_adapter import te, tirx
@@ -218,7 +220,9 @@ def conv2d(
     columns = int(packed.shape[4])
     width = int(packed.shape[0]) * columns
     integers = str(data.dtype) in ("uint8", "int8")
-    narrow, wide = ("int16", "uint32") if integers else ("float32", "float32")
+    narrow, wide = ("int16", "int32") if integers else ("float32", "float32")
+    add_up = modular.total if integers else te.sum
+    multiply: Callable[[Any, Any], Any] = modular.times if integers else operator.mul
     source = pad_spatial(data, padding, (down * m + 2, across * m + 2), pad_value)
 
     y, x = te.reduce_axis((0, places), "y"), te.reduce_axis((0, places), "x")
@@ -236,7 +240,7 @@ def conv2d(
     k = te.reduce_axis((0, inner), "ic")
     products = te.compute(
         (places, places, batch, down, across, width),
-        lambda i, j, n, h, w, o: te.sum(
+        lambda i, j, n, h, w, o: add_up(
             _widened(factors[i, j, n, h, w, k], wide)
             * _widened(packed[o // columns, i, j, k, o % columns], wide),
             axis=k,
@@ -248,9 +252,11 @@ def conv2d(
     a = transforms.output_matrix()
     sums = te.compute(
         (batch, down * m, across * m, width),
-        lambda n, h, w, o: te.sum(
-            _entry(a, h % m, i, wide) * _entry(a, w % m, j, wide)
-            * products[i, j, n, h // m, w // m, o],
+        lambda n, h, w, o: add_up(
+            multiply(
+                _entry(a, h % m, i, wide) * _entry(a, w % m, j, wide),
+                products[i, j, n, h // m, w // m, o],
+            ),
             axis=[i, j],
         ),
         name="scaled_sums",
@@ -262,9 +268,9 @@ def conv2d(
         if not integers:
             return value
         if transforms.inverse != 1:
-            value = value * tirx.const(transforms.inverse, "uint32")
-        signed = tirx.reinterpret("int32", value)
-        return tirx.shift_right(signed, tirx.const(transforms.shift, "int32"))
+            inverse = modular.signed(transforms.inverse)
+            value = modular.times(value, tirx.const(inverse, "int32"))
+        return tirx.shift_right(value, tirx.const(transforms.shift, "int32"))
 
     return te.compute(
         (batch, grid.height, grid.width, out_channels), exact, name="output_transform"
@@ -287,15 +293,12 @@ def _entry(matrix: Array, row: Any, column: Any, dtype: str) -> Any:
     for r, line in enumerate(matrix):
         for c, value in enumerate(line):
             if value:
-                number = int(value) % (1 << 32) if dtype == "uint32" else int(value)
                 here = tirx.all(row == r, column == c)
-                result = tirx.Select(here, tirx.const(number, dtype), result)
+                result = tirx.Select(here, tirx.const(int(value), dtype), result)
     return result
 
 
 def _widened(value: Any, dtype: str) -> Any:
-    """A number in another dtype; a signed one keeps its sign on the way to an unsigned one."""
+    """A number in another dtype."""
     have = str(value.dtype if isinstance(value, te.TensorSlice) else value.ty.dtype)
-    if have == dtype:
-        return value
-    return value.astype("int32").astype(dtype) if dtype == "uint32" else value.astype(dtype)
+    return value if have == dtype else value.astype(dtype)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from schedules.cpu.compute.modular import Modular
 from schedules.cpu.compute.winograd_tiles import TRANSFORMS, Times, Transforms
 from schedules.tvm_adapter import tirx
 
@@ -23,14 +24,22 @@ class Values:
         self.statements: list[Any] = []
 
     def keep(self, value: Any) -> Any:
-        """The value under a name."""
+        """The value under a name; int32 is from there on modulo 2^32."""
         variable = tirx.Var("v", self.type)
-        self.statements.append(tirx.Bind(variable, value))
-        return variable
+        self.statements.append(tirx.Bind(variable, plain(value)))
+        return Modular(variable) if self.dtype == "int32" else variable
 
     def times(self, value: Any, factor: int) -> Any:
-        """A value times a constant."""
+        """A value times a constant, a power of two."""
+        if isinstance(value, Modular):
+            by = tirx.const(factor.bit_length() - 1, self.dtype)
+            return Modular(tirx.shift_left(value.value, tirx.Broadcast(by, self.lanes)))
         return value * tirx.Broadcast(tirx.const(factor, self.dtype), self.lanes)
+
+
+def plain(value: Any) -> Any:
+    """The expression itself."""
+    return value.value if isinstance(value, Modular) else value
 
 
 def _both_axes(
@@ -45,7 +54,7 @@ def _both_axes(
     for i in range(len(columns[0])):
         line = [column[i] for column in columns]
         for j, value in enumerate(function(line, values.times)):
-            values.statements.append(store(i, j, value))
+            values.statements.append(store(i, j, plain(value)))
     return tirx.SeqStmt(values.statements)
 
 

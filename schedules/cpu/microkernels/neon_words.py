@@ -9,19 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from schedules.cpu.microkernels.base import Chunk, Sums, Unfolded, splat
+from schedules.cpu.compute import modular
+from schedules.cpu.microkernels.base import LOAD_CYCLES, Chunk, Sums, Unfolded, splat
 from schedules.tvm_adapter import tirx
 from targets.spec import TargetSpec
 
-DTYPES = ("int16", "int16", "uint32")
 MAX_ROWS = 14
 
 
 class WordsByElement(Unfolded):
-    """Eight steps from one load of a row; each multiplies with a lane of it.
-
-    Sums are ``uint32``: TVM tells LLVM that signed sums do not wrap, and these may.
-    """
+    """Eight steps from one load of a row; each multiplies with a lane of it."""
 
     name = "smlal"
     instruction = "smlal"
@@ -38,15 +35,17 @@ class WordsByElement(Unfolded):
     def cycles(self, rows: int, vectors: int, spec: TargetSpec) -> float:
         """See `MicroKernel.cycles`."""
         rate = max(1.0, spec.peak_ops_per_cycle.get("int8", 16.0) / 16)
-        return max(
+        loads = rows + self.chunk * vectors
+        busy = max(
             self.chunk * 2 * rows * vectors / min(rate, 2.0),
             self.chunk * 4.0,  # each sum waits for itself
-            float(rows + self.chunk * vectors),
+            float(loads),
         )
+        return busy + LOAD_CYCLES * loads
 
     def sums(self, rows: int, vectors: int) -> Sums:
         """See `MicroKernel.sums`."""
-        return Sums(2 * rows * vectors, 4, "uint32")
+        return Sums(2 * rows * vectors, 4, "int32")
 
     def start(self, sums: Sums, rows: int, vectors: int, first: Callable[[int], Any]) -> list[Any]:
         """See `MicroKernel.start`; `first` gives eight lanes."""
@@ -59,24 +58,28 @@ class WordsByElement(Unfolded):
 
     def step(self, sums: Sums, rows: int, vectors: int, chunk: Chunk) -> list[Any]:
         """See `MicroKernel.step`."""
-        body = []
+        body: list[Any] = []
+
+        def named(value: Any) -> Any:
+            # Loaded as a whole: LLVM would cut loads down to the lanes that each of them gives.
+            variable = tirx.Var("part", value.ty)
+            body.append(tirx.Bind(variable, value))
+            return variable
+
+        loaded = [named(chunk.row(r)) for r in range(rows)]
         for index, place in enumerate(chunk.places):
             for v in range(vectors):
-                weights = chunk.weights(index, v)
-                for r in range(rows):
-                    row = chunk.row(r)
+                weights = named(chunk.weights(index, v))
+                for r, row in enumerate(loaded):
                     lane = splat(row, place, 8) if row.ty.dtype.lanes > 1 else (
                         tirx.Broadcast(row, 8))  # fmt: skip
                     for half in (0, 1):
                         product = tirx.call_llvm_pure_intrin(
-                            "int32x4",
-                            "llvm.aarch64.neon.smull",
-                            _half(weights, half),
+                            "int32x4", "llvm.aarch64.neon.smull", _half(weights, half),
                             _half(lane, half),
-                        )
+                        )  # fmt: skip
                         at = 2 * (r * vectors + v) + half
-                        value = sums.get(at) + tirx.reinterpret("uint32x4", product)
-                        body.append(sums.set(at, value))
+                        body.append(sums.set(at, modular.plus(sums.get(at), product)))
         return body
 
     def result(self, sums: Sums, rows: int, vectors: int, row: int, vector: int) -> Any:
@@ -92,4 +95,4 @@ def _half(vector: Any, half: int) -> Any:
     return tirx.Shuffle([vector], list(range(4 * half, 4 * half + 4)))
 
 
-__all__ = ["DTYPES", "MAX_ROWS", "WordsByElement"]
+__all__ = ["MAX_ROWS", "WordsByElement"]
