@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -46,7 +47,7 @@ def main() -> None:
     """Records for ARM processors, from estimates."""
 
 
-def _several(name: str, choices: tuple[str, ...], text: str) -> object:
+def _several(name: str, choices: tuple[str, ...], text: str) -> Callable[[Any], Any]:
     return click.option(
         name, multiple=True, type=click.Choice(choices), default=choices, help=text
     )  # fmt: skip

@@ -85,8 +85,11 @@ def prepare(work: Path, target: str, processor: TargetSpec) -> None:
         if (folder / "estimate.json").exists():
             continue
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory() as empty:
-            bundle = make(target, Path(empty))
+        saved = folder / "bundle.tw"
+        if not saved.exists():
+            with tempfile.TemporaryDirectory() as empty:
+                make(target, Path(empty)).save(saved)
+        bundle = compiler.load(saved)
         cost = estimate_model(bundle, processor=processor)
         write_deployment(bundle, folder / "model")
         (folder / "estimate.json").write_text(

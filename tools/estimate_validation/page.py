@@ -24,8 +24,8 @@ by the analytic model, two thirds of them from the better half. Measured: median
 which all choices of a task take turns, pinned, weights cold.
 
 **Spearman's correlation is {wanted} or more on {good} of {tasks} tasks**, {rho:.2f} in the
-mean; what the estimate picks is at most {worst:.0f} % slower than the true best, {pick:.0f} % in the
-mean.
+mean; what the estimate picks is at most {worst:.0f} % slower than the true best, {pick:.0f} % in
+the mean.
 """
 
 _RUNS = """

@@ -25,15 +25,15 @@ from tools.estimate_validation.page import PREDICTORS, page
 
 def spearman(one: Sequence[float], other: Sequence[float]) -> float:
     """Rank correlation; equal values share a rank."""
-    ranks = [_ranks(values) for values in (one, other)]
-    return float(np.corrcoef(*ranks)[0, 1])
+    first, second = _ranks(one), _ranks(other)
+    return float(np.corrcoef(first, second)[0, 1])
 
 
 def _ranks(values: Sequence[float]) -> npt.NDArray[np.float64]:
     array = np.asarray(values, float)
     order = np.sort(array)
-    first, last = (np.searchsorted(order, array, side) for side in ("left", "right"))  # type: ignore[call-overload]  # its stub wants literals
-    ranks: npt.NDArray[np.float64] = (first + last) / 2
+    left, right = np.searchsorted(order, array, "left"), np.searchsorted(order, array, "right")
+    ranks: npt.NDArray[np.float64] = (left + right) / 2.0
     return ranks
 
 
