@@ -23,6 +23,7 @@ from compiler.stages import Imported, StageLog
 from schedules.cpu import templates
 from schedules.cpu.annotations import IS_SCHEDULED
 from schedules.cpu.default import schedule_function
+from schedules.cpu.templates.lanes import LEAST
 from schedules.space import Choice
 from schedules.tvm_adapter import (
     IRModule,
@@ -35,7 +36,7 @@ from schedules.tvm_adapter import (
 )
 from schedules.tvm_adapter import target as tvm_target
 from schedules.weights import encoding_of, weight_operands
-from schedules.workload import Workload
+from schedules.workload import SUM_BITS, Workload
 from targets.spec import TargetSpec
 
 Role = Literal["data", "weight", "extra", "output"]
@@ -203,7 +204,7 @@ def arguments(task: Task) -> tuple[ArgumentSpec, ...]:
             _shape(p.ty),
             str(p.ty.dtype),
             role,
-            packing.codes if packing and i in first else (),
+            (packing.codes if packing else _bytes(task.workload)) if i in first else (),
         )
         for i, (p, role) in enumerate(zip(function.params, roles, strict=True))
     ]
@@ -216,6 +217,24 @@ def arguments(task: Task) -> tuple[ArgumentSpec, ...]:
     return tuple(found)
 
 
+def _bytes(workload: Workload) -> tuple[int, ...]:
+    """The weights of 8 bits that candidates of a workload are promised; empty for other weights.
+
+    Some kernels take no -128, which the integer recipe never gives, or no weights whose sums
+    could be larger than those of the network.
+    """
+    if not workload.is_integer or workload.dtypes[1] != "int8":
+        return ()
+    if workload.operator == "batch_matmul":
+        return ()
+    most = 127
+    if SUM_BITS in workload.attributes:
+        products = prod(int(v) for v in workload.weight[1:])
+        most = ((1 << (int(workload.attributes[SUM_BITS]) - 1)) - 1) // (255 * products)
+    most = min(most, 127)
+    return tuple(range(-128 if LEAST in workload.attributes else -most, most + 1))
+
+
 def pack_arguments(
     task: Task, choice: Choice, spec: TargetSpec, arrays: Sequence[Array]
 ) -> list[Array]:
@@ -224,8 +243,9 @@ def pack_arguments(
     places = _only_group(task).weights
     if places and task.workload.operator != "batch_matmul":
         packed = templates.pack(task.workload, choice, spec, *(arrays[i] for i in places))
-        for i, array in zip(places, packed, strict=True):
+        for i, array in zip(places, packed, strict=False):
             result[i] = array
+        result += packed[len(places) :]  # parts that the plain weight has not
     return result
 
 
