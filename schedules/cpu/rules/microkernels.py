@@ -30,6 +30,7 @@ from schedules.cpu.rules.base import (
     parallelize,
     same_block,
     stages_with_role,
+    store_lanes,
     store_tile,
     vectorize_inner,
 )
@@ -90,7 +91,8 @@ class MicroKernels:
             sch.reverse_compute_at(consumer, tiles[-1])
             tile_loops = sch.get_loops(consumer)[len(tiles) :]
             if tile_loops:  # none for a single element
-                store_tile(sch, tile_loops[:-1], tile_loops[-1], tile.lanes)
+                width = store_lanes(sch, consumer, spec, tile.columns, tile.lanes)
+                store_tile(sch, tile_loops[:-1], tile_loops[-1], width)
         if any(_is_cut(sch, consumer, tile.columns) for consumer in consumers):
             sch.annotate(co, "pragma_loop_partition_hint", 1)
         parallelize(sch, tiles)

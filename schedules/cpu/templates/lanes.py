@@ -21,7 +21,7 @@ from schedules.cpu.microkernels.base import Groups, MicroKernel
 from schedules.cpu.tiling import RegisterTile
 from schedules.space import Choice, Decision, Space
 from schedules.workload import Extent, Workload
-from targets.spec import TargetSpec
+from targets.spec import DTYPE_BYTES, TargetSpec
 
 ALGORITHM = "lanes"
 #: A workload's attribute: the least of its weights, if it is -128 and that matters.
@@ -31,8 +31,12 @@ MAX_TILES = 24
 MAX_ROWS, MAX_VECTORS = 16, 8
 #: Chunks of the reduction written out one after the other.
 UNROLLS = (1, 2, 4)
-#: Cycles of a block beside its products, and of each of its vectors.
-BLOCK_CYCLES, EPILOGUE_CYCLES = 10.0, 1.5
+#: Cycles of a block beside its products and its epilogue.
+BLOCK_CYCLES = 6.0
+#: Vector instructions on four sums of floats, of integers; what is loaded for four columns.
+EPILOGUE_INSTRUCTIONS, COLUMN_LOADS = (4.0, 6.0), 2.0
+#: Bytes of weights from the second cache in a cycle that arithmetic does not hide.
+STREAM_BYTES = 32.0
 #: A line of a window is read as one run of memory where a position has fewer bytes than this.
 FLAT_BYTES = 16
 #: From so many panels on activations are shifted once, not by each of them.
@@ -279,10 +283,18 @@ def _cycles(workload: Workload, kernel: MicroKernel, tile: RegisterTile, spec: T
     overhead = 0.75 if groups.chunks else 0.0  # of a loop's iteration
     line = groups.chunks * (whole + overhead)
     line += sum(whole * len(p) / kernel.chunk + 1.0 for _, _, _, p in groups.pieces())
-    each = window * line + BLOCK_CYCLES + EPILOGUE_CYCLES * tile.rows * tile.vectors
+    rate = spec.peak_ops_per_cycle.get("float32", 8.0) / 8
+    each = EPILOGUE_INSTRUCTIONS[workload.is_integer]
+    if workload.is_integer and tile.vectors % 4:  # bytes are made of 16 sums at once
+        each += 0.5
+    epilogue = tile.vectors * (tile.rows * each + COLUMN_LOADS) / rate
+    total = window * line + BLOCK_CYCLES + epilogue
+    panel = window * groups.size * tile.columns * DTYPE_BYTES[workload.dtypes[1]]
+    if panel > spec.cache_bytes(1) / 2:  # it comes from the second cache for each block
+        total += panel / STREAM_BYTES
     if columns % tile.columns:
-        each *= 1.05  # the part of a panel that hangs over is stored element by element
-    return blocks * each
+        total *= 1.05  # the part of a panel that hangs over is stored element by element
+    return blocks * total
 
 
 def _rows(workload: Workload) -> tuple[int, int]:

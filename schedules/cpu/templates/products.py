@@ -82,7 +82,7 @@ class Direct:
                 if workload.is_integer and _group(workload) == 1:
                     rate /= _WIDENED_CYCLES
                 if not workload.weight_encoding and kernels_for(workload.dtypes, spec):
-                    rate /= _BROADCAST_CYCLES
+                    rate /= _BROADCAST_CYCLES[workload.is_integer]
                 return workload.flops / 2 / max(rate, 1e-3)
         return float("inf")
 
@@ -180,8 +180,9 @@ class Direct:
 _RESERVED = 5
 #: Integers without a dot product are widened, multiplied and added: over one multiply-add.
 _WIDENED_CYCLES = 2.5
-#: Where micro-kernels take activations from lanes: broadcasts take as long as arithmetic does.
-_BROADCAST_CYCLES = 1.8
+#: Where micro-kernels take activations from lanes: for floats, broadcasts take as long as
+#: arithmetic does; integers are also shifted, widened and added up in each step.
+_BROADCAST_CYCLES = (1.8, 4.2)
 _ITEM_BYTES = {"bfloat16": 2, "float16": 2, "int8": 1, "uint8": 1}
 
 
