@@ -1,0 +1,197 @@
+"""Epilogues and depthwise kernels of bytes in NEON's instructions: NumPy's bits, also at limits."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from compiler.compress import reference
+from compiler.deploy.runner import build_kernel_program
+from compiler.estimate.counting import emulator
+from compiler.linker import find_linker
+from schedules.cpu import templates
+from schedules.cpu.compute import integers
+from schedules.cpu.default import schedule_function
+from schedules.tvm_adapter import IRModule, target, te, tvm
+from schedules.workload import Workload
+from targets import get_target
+from tests.support.boards import CANNOT_EMULATE
+
+A72, N1 = "arm/cortex-a72", "arm/neoverse-n1"
+_CODES = {"i": 0, "u": 1}
+pytestmark = [
+    pytest.mark.compile,
+    pytest.mark.skipif(bool(CANNOT_EMULATE), reason=CANNOT_EMULATE or "it can"),
+]
+
+
+def run(function, spec, arrays, result, folder: Path):
+    """Compile a function for a target, and call it on the target's processor, emulated."""
+    scheduled, found = schedule_function(function, "main", spec)
+    assert not found.fallback, found.remark
+    compiled = tvm.compile(IRModule({"main": scheduled}), target=target.Target(spec.tvm_dict()))
+    compiled.export_library(str(folder / "kernel.so"), fcompile=find_linker(spec))
+    lines = []
+    for i, array in enumerate([*arrays, result]):
+        role = "output" if i == len(arrays) else "data"
+        file = folder / f"{i}.bin"
+        file.write_bytes(np.ascontiguousarray(array).tobytes())
+        words = [role, _CODES[array.dtype.kind], array.dtype.itemsize * 8, array.ndim]
+        lines.append(" ".join(map(str, [*words, *array.shape, file])))
+    (folder / "arguments").write_text("\n".join(lines) + "\n")
+    program = build_kernel_program(spec.machine)
+    command = [*emulator(spec), str(program), str(folder / "kernel.so"), str(folder / "arguments")]
+    subprocess.run(command, check=True, timeout=120, capture_output=True)
+    return np.frombuffer(file.read_bytes(), result.dtype).reshape(result.shape)
+
+
+def requantized(sums, bias, multiplier, form):
+    shift, zero_point, low, high, dtype = form
+    wide = (sums.astype(object) + bias) * multiplier + (1 << (shift - 1)) >> shift
+    return np.clip(wide + zero_point, low, high).astype(dtype)
+
+
+#: Shifts around those where the instructions change, and shifts beyond what narrowing shifts by.
+FORMS = [
+    (39, 3, 3, 255, "uint8"),
+    (31, 128, 0, 255, "uint8"),
+    (32, -7, -128, 127, "int8"),
+    (20, 0, 0, 200, "uint8"),
+    (33, 255, 0, 255, "uint8"),
+    (48, 10, -100, 90, "int8"),
+    (62, 1, 0, 255, "uint8"),
+]
+
+
+@pytest.mark.parametrize(
+    ("form", "columns"),
+    [
+        pytest.param(form, columns, marks=[] if i == 0 and columns == 48 else pytest.mark.slow)
+        for i, form in enumerate(FORMS)
+        for columns in (48, 24, 4, 7)
+    ],
+)
+def test_requantization_of_extreme_sums(form, columns: int, tmp_path: Path) -> None:
+    shift, zero_point, low, high, dtype = form
+    rng = np.random.default_rng(shift)
+    rows = 64
+    multiplier = rng.integers(1 << 30, 1 << 31, columns).astype(np.int32)
+    multiplier[0], multiplier[-1] = 2**31 - 1, 1 << 30  # the second gives ties
+    # Results as the semantics allow: below 2^30, here most of them near the limits of bytes.
+    most = min(2**31 - 1001, 2 ** max(0, shift - 1))
+    sums = rng.integers(-most, most, (rows, columns))
+    near = min(most, max(4, 2 ** max(0, shift - 31) * 300))
+    sums[rows // 2 :] = rng.integers(-near, near, (rows - rows // 2, columns))
+    sums[0], sums[1] = most, -most
+    bias = rng.integers(-1000, 1000, columns).astype(np.int32) if most > 10**6 else np.zeros(
+        columns, np.int32)  # fmt: skip
+    x, b, m = (
+        te.placeholder(shape, "int32", name=name)
+        for name, shape in (("x", (rows, columns)), ("b", (columns,)), ("m", (columns,)))
+    )
+    y = integers.requantize(
+        x, b, m, shift=shift, zero_point=zero_point, low=low, high=high, dtype=dtype
+    )
+    expected = requantized(sums, bias.astype(object), multiplier.astype(object), form)
+    arrays = [sums.astype(np.int32), bias, multiplier]
+    function = te.create_prim_func([x, b, m, y])
+    found = run(function, get_target(A72), arrays, np.zeros_like(expected), tmp_path)
+    np.testing.assert_array_equal(found, expected)
+
+
+def depthwise(shape, kernel: int, stride: int, dtype: str, dilation: int = 1, zero: int = 9):
+    """A depthwise convolution whose size is that of the image."""
+    n, h, w, c = shape
+    padding = kernel // 2 * dilation
+    out = [(v + 2 * padding - (kernel - 1) * dilation - 1) // stride + 1 for v in (h, w)]
+    return Workload(
+        "depthwise_conv2d", shape, (c, 1, kernel, kernel), (n, *out, c), (dtype, "int8", "int32"),
+        "NHWC",
+        {"strides": [stride] * 2, "padding": [padding] * 4, "dilation": [dilation] * 2,
+         "groups": c, "pad_value": zero},
+        ("requantize",),
+    )  # fmt: skip
+
+
+def sums_of(workload: Workload, data, weight):
+    a = workload.attributes
+    (stride, _), (dilation, _), top = a["strides"], a["dilation"], a["padding"][0]
+    n, h, w, c = data.shape
+    padded = np.full((n, h + 2 * top, w + 2 * top, c), a["pad_value"], np.int32)
+    padded[:, top : top + h, top : top + w] = data
+    rows, columns = workload.output[1:3]
+    total = np.zeros(workload.output, np.int32)
+    for y in range(weight.shape[2]):
+        for x in range(weight.shape[3]):
+            part = padded[:, y * dilation :: stride, x * dilation :: stride]
+            total += part[:, :rows, :columns] * weight[:, 0, y, x].astype(np.int32)
+    return total
+
+
+CASES = [
+    ((1, 6, 7, 40), 3, 1, "uint8", 1),
+    ((1, 9, 8, 16), 3, 2, "uint8", 1),
+    ((2, 7, 7, 24), 5, 1, "uint8", 1),
+    ((1, 9, 9, 8), 5, 2, "int8", 1),
+    ((1, 9, 8, 32), 3, 1, "uint8", 2),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "case", "choice"),
+    [
+        pytest.param(name, case, choice, marks=[] if i + j == 0 else pytest.mark.slow)
+        for name, ways in ((A72, ("smull",)), (N1, ("sdot", "smull")))
+        for i, case in enumerate(CASES)
+        for j, choice in enumerate(
+            [{"multiply": way} for way in ways]
+            + [{"tile": [1, 4], "order": "rows", "strip": 2}, {"tile": [2, 2], "order": "blocks"}]
+        )
+    ],
+)
+def test_depthwise_convolutions_of_extreme_bytes(name, case, choice, tmp_path: Path) -> None:
+    spec, workload = get_target(name), depthwise(*case)
+    space = next(s for s in templates.spaces(workload, spec) if s.algorithm == "bytes")
+    choice = {**space.default, **choice}
+    if templates.refusal(workload, choice, spec) is not None:
+        choice["tile"] = [1, 2]  # rows below each other need a window without holes
+    rng = np.random.default_rng(0)
+    limits = np.iinfo(workload.dtypes[0])
+    data = rng.choice([limits.min, limits.max, 5], workload.data).astype(workload.dtypes[0])
+    weight = rng.choice([-127, 127, -127, 3], workload.weight).astype(np.int8)
+    bias = rng.integers(-5000, 5000, workload.output[3]).astype(np.int32)
+    multiplier = rng.integers(1 << 28, 1 << 31, bias.size).astype(np.int32)
+    x = te.placeholder(workload.data, workload.dtypes[0], name="x")
+    packed = [te.placeholder(shape, dtype, name=f"w{i}") for i, (shape, dtype) in
+              enumerate(templates.packed(workload, choice, spec))]  # fmt: skip
+    b, m = (te.placeholder(bias.shape, "int32", name=n) for n in ("b", "m"))
+    shift, zero_point, low, high, dtype = FORMS[0]
+    y = integers.requantize(
+        templates.compute(workload, choice, spec, x, *packed), b, m, shift=shift,
+        zero_point=zero_point, low=low, high=high, dtype=dtype,
+    )  # fmt: skip
+    expected = reference.requantize(
+        sums_of(workload, data, weight), bias, multiplier, shift=shift, zero_point=zero_point,
+        low=low, high=high, dtype=dtype,
+    )  # fmt: skip
+    operands = templates.pack(workload, choice, spec, weight)
+    assert [(v.shape, str(v.dtype)) for v in operands] == [
+        (tuple(p.shape), str(p.dtype)) for p in packed
+    ]
+    arrays = [data, *operands, bias, multiplier]
+    function = te.create_prim_func([x, *packed, b, m, y])
+    found = run(function, spec, arrays, np.zeros(expected.shape, expected.dtype), tmp_path)
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_bytes_are_the_choice_on_aarch64_alone() -> None:
+    workload = depthwise((1, 14, 14, 96), 3, 1, "uint8")
+    for name, way in ((A72, "smull"), (N1, "sdot")):
+        choice = templates.default_choice(workload, get_target(name))
+        assert (choice["algorithm"], choice["multiply"]) == ("bytes", way)
+    for name in ("arm/armv7", "x86/sapphirerapids"):
+        offered = {s.algorithm for s in templates.spaces(workload, get_target(name))}
+        assert "bytes" not in offered
