@@ -19,11 +19,10 @@ from compiler.native import RUNTIME_FOLDER
 
 #: Machines that the runtime is built for.
 MACHINES = ("armv7l",)
-#: Each library, its source, and the distribution that it comes from.
-_LIBRARIES = (
-    ("libtvm_ffi.so", "ffi.cc", "apache-tvm-ffi"),
-    ("libtvm_runtime.so", "runtime.cc", "apache-tvm"),
-)
+#: One library: each has a C++ library of its own in it, and exceptions know only their own.
+_LIBRARY = "libtvm_runtime.so"
+_SOURCES = ("ffi.cc", "runtime.cc")
+_DISTRIBUTIONS = ("apache-tvm-ffi", "apache-tvm")
 _FLAGS = (
     "-std=c++20", "-O2", "-g0", "-fPIC", "-fvisibility=hidden", "-DNDEBUG", "-D_GNU_SOURCE",
     "-DTVM_FFI_EXPORTS", "-DTVM_RUNTIME_EXPORTS", "-DTVM_FFI_USE_LIBBACKTRACE=0",
@@ -32,11 +31,11 @@ _FLAGS = (
 
 
 def build_runtime(machine: str, tell: Tell | None = None) -> tuple[Path, ...]:
-    """The two shared objects that a device loads, built once and kept.
+    """The shared object that a device loads, built once and kept.
 
     Args:
         machine: One of `MACHINES`.
-        tell: Called before they are built, which takes a minute or two.
+        tell: Called before it is built, which takes a minute or two.
 
     Raises:
         DeployError: There is no C++ compiler for the machine, the sources are not installed, or
@@ -45,10 +44,10 @@ def build_runtime(machine: str, tell: Tell | None = None) -> tuple[Path, ...]:
     """
     compiler = find_compiler(machine, language="c++")
     own = sorted(path for path in RUNTIME_FOLDER.rglob("*") if path.is_file())
-    label = hashlib.sha256("\n".join([compiler.identity, *_FLAGS]).encode())
+    label = hashlib.sha256("\n".join([compiler.identity, *_FLAGS, _LIBRARY]).encode())
     for path in own:
         label.update(str(path.relative_to(RUNTIME_FOLDER)).encode() + path.read_bytes())
-    for *_, distribution in _LIBRARIES:
+    for distribution in _DISTRIBUTIONS:
         label.update(metadata.version(distribution).encode())
 
     def make(folder: Path) -> None:
@@ -67,20 +66,17 @@ def build_runtime(machine: str, tell: Tell | None = None) -> tuple[Path, ...]:
             )  # fmt: skip
 
         with ThreadPoolExecutor() as pool:
-            list(pool.map(compile_one, [source for _, source, _ in _LIBRARIES]))
-        made: list[str] = []
-        for name, source, _ in _LIBRARIES:
-            call_compiler(
-                compiler,
-                ["-shared", "-s", "-Wl,--build-id=none", f"-Wl,-soname,{name}",
-                 "-Wl,-rpath,$ORIGIN", "-o", str(folder / name), str(folder / f"{source}.o"),
-                 *made, "-ldl", "-lpthread"],
-            )  # fmt: skip
-            made.append(str(folder / name))
-            (folder / f"{source}.o").unlink()
+            list(pool.map(compile_one, _SOURCES))
+        objects = [folder / f"{source}.o" for source in _SOURCES]
+        call_compiler(
+            compiler,
+            ["-shared", "-s", "-Wl,--build-id=none", f"-Wl,-soname,{_LIBRARY}",
+             "-o", str(folder / _LIBRARY), *map(str, objects), "-ldl", "-lpthread"],
+        )  # fmt: skip
+        for path in objects:
+            path.unlink()
 
-    folder = cached(f"runtime/{machine}-{label.hexdigest()[:16]}", make)
-    return tuple(folder / name for name in ("libtvm_runtime.so", "libtvm_ffi.so"))
+    return (cached(f"runtime/{machine}-{label.hexdigest()[:16]}", make) / _LIBRARY,)
 
 
 def _roots() -> tuple[Path, Path]:

@@ -77,7 +77,19 @@ def test_models_run_without_python(tmp_path: Path) -> None:
         return result
 
     digests: list[str] = []
+    folder = tmp_path / "float32"
+
+    def answer(*words: str) -> str:
+        command = [QEMU or "", "-cpu", "cortex-a7", "-L", str(ROOT), str(folder / "run"), *words]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 4, done.stderr
+        return done.stderr
+
     assert float(str(selftest("float32", "arm/armv7")["error"])) < 1e-5
+    assert "has no RPC" in answer("--rpc", "9190")
+    library = folder / "module.so"
+    library.write_bytes(library.read_bytes().replace(bytes.fromhex("1e1514422fde25d2"), bytes(8)))
+    assert "Invalid VM file format" in answer(str(folder), "--selftest")
     digests.clear()
     selftest("x86", "x86", quantize="int8", calibration=calibration)
     assert selftest("int8", "arm/armv7", quantize="int8", calibration=calibration)["same_bits"]

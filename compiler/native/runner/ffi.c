@@ -62,6 +62,14 @@ int ffi_call_global(const char* name, TVMFFIAny* arguments, int count, TVMFFIAny
   return status;
 }
 
+int ffi_has_global(const char* name) {
+  TVMFFIByteArray key = {name, strlen(name)};
+  TVMFFIObjectHandle function = NULL;
+  if (TVMFFIFunctionGetGlobal(&key, &function) != 0 || function == NULL) return 0;
+  TVMFFIObjectDecRef(function);
+  return 1;
+}
+
 void ffi_release(TVMFFIAny* value) {
   if (value->type_index >= kTVMFFIStaticObjectBegin && value->v_obj != NULL)
     TVMFFIObjectDecRef(value->v_obj);

@@ -17,6 +17,8 @@ int ffi_call(TVMFFIObjectHandle function, TVMFFIAny* arguments, int count, TVMFF
 /* The same of a function that is registered under a name. */
 int ffi_call_global(const char* name, TVMFFIAny* arguments, int count, TVMFFIAny* result,
                     char* error, size_t room);
+/* Whether a function is registered under a name. */
+int ffi_has_global(const char* name);
 void ffi_release(TVMFFIAny* value);
 /* Text or bytes in a value; length -1 if it holds neither. */
 const char* ffi_bytes(const TVMFFIAny* value, int64_t* length);

@@ -247,6 +247,10 @@ static int serve(int connection, int limit_ms, int tied) {
 
 int rpc_serve(const char* host, int port, int tied, char* error, size_t room) {
   struct sockaddr_in address = {0};
+  if (!ffi_has_global("rpc.ServerLoop")) {
+    snprintf(error, room, "this build of TVM's runtime has no RPC");
+    return 1;
+  }
   address.sin_family = AF_INET;
   address.sin_port = htons((uint16_t)port);
   if (port > 65535 || inet_pton(AF_INET, host, &address.sin_addr) != 1) {
