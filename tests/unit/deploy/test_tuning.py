@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import compiler
 from compiler.api import tune_model
 from compiler.cli.app import run_cli
 from compiler.deploy.board import Board
@@ -210,7 +211,7 @@ def test_a_command_whose_board_drops_out(boards: Boards):
     boards.add("one")
     timer = threading.Timer(0.3, boards.drop, ("one",))
     timer.start()
-    with pytest.raises(DeviceError, match="cannot be reached: .*Broken pipe"):
+    with pytest.raises(DeviceError, match=r"cannot be reached: .*Broken pipe"):
         Board("pi@one").run("sleep 20")
     timer.join()
 
@@ -281,17 +282,19 @@ def test_records_of_a_board(boards: Boards, tmp_path: Path, capsys: pytest.Captu
 
 
 @pytest.mark.slow
-def test_what_happens_to_boards_is_told(boards: Boards, tmp_path: Path):
+def test_a_model_is_tuned_and_measured_on_a_board(boards: Boards, tmp_path: Path):
     boards.add("one")
     add_device("mine", Board("pi@one"))
     told: list[object] = []
-    result = tune_model(
+    bundle = compiler.compile(
         torch.nn.Linear(8, 4).eval(),
         "arm",
         example_inputs=(torch.zeros(1, 8),),
         tune=Tune(device="mine", trials=1, records=tmp_path / "records"),
         on_tune=told.append,
+        estimate=False,
     )
-    assert result.trials == 1
+    assert bundle.report is not None
+    assert {row.time.label for row in bundle.report.kernels} == {"measured"}
     notes = [event.text for event in told if isinstance(event, events.Note)]
     assert any("copying the runner" in note for note in notes)
