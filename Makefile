@@ -18,8 +18,10 @@ VENV ?= .venv
 PIP_ARGS ?=
 PYTEST_ARGS ?=
 ARGS ?=
-# Processes that run tests; PYTEST_JOBS=0 runs them in one.
+# Processes that run tests; PYTEST_JOBS=0 runs them in one. Each takes its tests in a row, so that what
+# a module's tests share is mostly built in one of them.
 PYTEST_JOBS ?= auto
+PYTEST := $(VENV)/bin/pytest --dist worksteal -n $(PYTEST_JOBS)
 
 BIN := $(VENV)/bin
 RUN := $(BIN)/python
@@ -57,10 +59,10 @@ demo: setup
 	$(RUN) -m tools.demo $(ARGS)
 
 test: setup
-	$(BIN)/pytest -n $(PYTEST_JOBS) -m "not slow and not zoo" $(PYTEST_ARGS)
+	$(PYTEST) -m "not slow and not zoo" $(PYTEST_ARGS)
 
 test-all: setup
-	$(BIN)/pytest -n $(PYTEST_JOBS) $(PYTEST_ARGS)
+	$(PYTEST) $(PYTEST_ARGS)
 
 # One target a checker, so that `make -k lint` shows what all of them find.
 lint: lint-ruff lint-format lint-types lint-layers lint-cycles lint-files

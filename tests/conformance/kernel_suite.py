@@ -23,7 +23,7 @@ from targets import TargetSpec, get_target, missing_features
 from tests.conformance.cases import Function, check, compile_and_run, seeded
 
 EXAMPLES = settings(
-    max_examples=int(os.environ.get("TILEWRIGHT_EXAMPLES", "5")),
+    max_examples=int(os.environ.get("TILEWRIGHT_EXAMPLES", "3")),
     deadline=None,
     derandomize=True,
     phases=[Phase.explicit, Phase.generate],  # a compile a step makes shrinking too slow

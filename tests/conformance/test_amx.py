@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import os
 import re
 import subprocess
 import sys
@@ -46,7 +47,7 @@ U8, S8 = ("uint8", "int8", "int32"), ("int8", "int8", "int32")
 BF16 = ("bfloat16", "bfloat16", "float32")
 Array = np.ndarray[Any, Any]
 EXAMPLES = settings(
-    max_examples=12,
+    max_examples=int(os.environ.get("TILEWRIGHT_EXAMPLES", "6")),
     deadline=None,
     derandomize=True,
     phases=[Phase.explicit, Phase.generate],

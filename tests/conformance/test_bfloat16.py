@@ -138,9 +138,15 @@ ROWS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 }
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(
+    ("target", "length"),
+    [
+        *(("x86", length) for length in (32, 45)),
+        (TARGETS[1], 45),
+        pytest.param(TARGETS[1], 32, marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("name", list(ROWS))
-@pytest.mark.parametrize("length", [32, 45])
 def test_kernels_between_products_read_and_write_bfloat16(name, length, target, tmp_path):
     """The middle of: product, kernel, product."""
     first, last = torch.eye(length) * 2.0, torch.eye(length)

@@ -62,7 +62,8 @@ def run(function, spec, arrays):
     ["x86", "x86/generic-avx2", pytest.param("x86/cascadelake", marks=pytest.mark.slow)],
 )
 @pytest.mark.parametrize("name", MODELS)
-def test_random_choices_compute_what_the_canonical_kernel_does(name, target):
+@pytest.mark.parametrize("count", [2, pytest.param(5, marks=pytest.mark.slow)])
+def test_random_choices_compute_what_the_canonical_kernel_does(name, target, count):
     spec = get_target(target)
     if missing_features(spec):
         pytest.skip("this CPU cannot run the target's code")
@@ -82,7 +83,7 @@ def test_random_choices_compute_what_the_canonical_kernel_does(name, target):
     assert np.isfinite(expected).all()
     for space in templates.spaces(task.workload, spec):
         choices = [space.default]
-        while len(choices) < 4:
+        while len(choices) < count:
             choice = {"algorithm": space.algorithm}
             choice |= {d.name: generator.choice(d.options) for d in space.decisions}
             if np.isfinite(templates.estimated_cycles(task.workload, choice, spec)):

@@ -57,7 +57,14 @@ def _scope() -> dict[str, object]:
     return scope
 
 
-@pytest.mark.parametrize("recipe", ["int8", "w4a8", "ternary", "binary"])
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        "int8",
+        "ternary",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("w4a8", "binary")),
+    ],
+)
 def test_a_bundle_has_the_bits_of_the_trained_model(recipe: str) -> None:
     scope = _scope()
     model, example = scope["make"]()  # type: ignore[operator]
@@ -68,7 +75,7 @@ def test_a_bundle_has_the_bits_of_the_trained_model(recipe: str) -> None:
         example_inputs=example,
         calibration=[x[:2] for x, _ in batches(0)],  # type: ignore[operator]
     )
-    fine_tune(qat, batches, nn.CrossEntropyLoss(), Options(epochs=2, learning_rate=0.01))
+    fine_tune(qat, batches, nn.CrossEntropyLoss(), Options(epochs=1, learning_rate=0.01))
     trained, plan = finish(qat)
     bundle = compile(trained, example_inputs=example, quantize=plan, measure=False, tolerance=100.0)
     qat.eval()
