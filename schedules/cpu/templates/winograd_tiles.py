@@ -38,8 +38,10 @@ TRANSFORM_CYCLES = {2: (60.0, 45.0), 4: (240.0, 150.0)}
 START_CYCLES = 20.0
 #: Cycles that an iteration of the reduction takes beside its products.
 STEP_CYCLES = 2.0
-#: Bytes that a core reads from its second cache in a cycle.
-L2_BYTES_PER_CYCLE = 8.0
+#: Share of the shorter one of computing and reading that the other does not hide.
+UNHIDDEN = 0.05
+#: Bytes that one core reads in a cycle from its caches, and from memory at most.
+L2_BYTES_PER_CYCLE, MEMORY_BYTES_PER_CYCLE = 8.0, 4.0
 
 
 class WinogradTiles:
@@ -119,8 +121,9 @@ class WinogradTiles:
         second = max(spec.cache_bytes(2), 1 << 18)
         if factors > second / 2:
             cycles += factors * strips * panels / L2_BYTES_PER_CYCLE
-        if weights + factors > second:
-            cycles += weights * strips / _memory_bytes_per_cycle(weights, spec)
+        if weights + factors > second:  # read ahead, beside the products
+            reading = weights * strips / _bytes_per_cycle(weights, spec)
+            cycles = max(cycles, reading) + UNHIDDEN * min(cycles, reading)
         return cycles
 
     def compute(
@@ -234,10 +237,11 @@ def _strips(workload: Workload, m: int, tile: list[int]) -> list[int]:
     return [tile[0] * n for n in range(1, blocks + 1) if blocks % n == 0]
 
 
-def _memory_bytes_per_cycle(size: float, spec: TargetSpec) -> float:
-    """What one core reads in a cycle of what does not fit into its second cache."""
-    memory = spec.memory_bandwidth_bytes_per_s / spec.clock_hz
-    return max(memory, 4.0) if size < spec.cache_bytes(3) / 2 else memory
+def _bytes_per_cycle(size: float, spec: TargetSpec) -> float:
+    """What one core reads in a cycle of weights that do not fit into its second cache."""
+    if size < spec.cache_bytes(3) / 2:
+        return L2_BYTES_PER_CYCLE
+    return min(MEMORY_BYTES_PER_CYCLE, spec.memory_bandwidth_bytes_per_s / spec.clock_hz)
 
 
 __all__ = ["WinogradTiles", "kernel_of", "proven", "tile_outputs"]
