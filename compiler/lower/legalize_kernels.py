@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -125,9 +126,10 @@ class KernelLegalizer:
     def lookup(self, bb: Any, call: Any, original: Any) -> Any:
         """A function of a byte: a pass of its own where a table is looked up in registers."""
         shape = shape_of(call)
-        if not tables.has_permutations(self.spec) or shape is None or not _is_static(shape):
+        lanes = tables.lanes(self.spec)
+        if not lanes or shape is None or not _is_static(shape):
             return INTEGER_LEGALIZATIONS[f"{PREFIX}lookup"](bb, call, original)
-        if prod(shape) % tables.LANES:
+        if prod(shape) % lanes:
             return INTEGER_LEGALIZATIONS[f"{PREFIX}lookup"](bb, call, original)
         dtype = dtype_of(call)
         flat = bb.call_te(
@@ -678,7 +680,7 @@ class KernelLegalizer:
         """How a kernel stores its elements: on 16 bits where that is all that is read."""
         for dtype in bfloat16.DTYPES:
             if self.view.only_cast_to(original, dtype):
-                return lambda value, dtype=dtype: bfloat16.narrow(value, self.spec, dtype)
+                return partial(bfloat16.narrow, spec=self.spec, dtype=dtype)
         return rows.as_it_is
 
     def clip(self, bb: Any, call: Any, original: Any) -> Any:

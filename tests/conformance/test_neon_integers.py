@@ -13,7 +13,7 @@ from compiler.deploy.runner import build_kernel_program
 from compiler.estimate.counting import emulator
 from compiler.linker import find_linker
 from schedules.cpu import templates
-from schedules.cpu.compute import integers
+from schedules.cpu.compute import integers, tables
 from schedules.cpu.default import schedule_function
 from schedules.tvm_adapter import IRModule, target, te, tvm
 from schedules.workload import Workload
@@ -185,6 +185,17 @@ def test_depthwise_convolutions_of_extreme_bytes(name, case, choice, tmp_path: P
     function = te.create_prim_func([x, *packed, b, m, y])
     found = run(function, spec, arrays, np.zeros(expected.shape, expected.dtype), tmp_path)
     np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("dtype", ["int8", pytest.param("uint8", marks=pytest.mark.slow)])
+def test_every_byte_is_looked_up(dtype, tmp_path: Path) -> None:
+    data = np.arange(256, dtype=np.uint8).view(dtype)
+    table = np.random.default_rng(0).permutation(data)
+    x, entries = (te.placeholder((256,), dtype, name=name) for name in ("x", "table"))
+    function = te.create_prim_func([x, entries, tables.lookup(x, entries, dtype=dtype)])
+    found = run(function, get_target(A72), [data, table], np.zeros_like(table), tmp_path)
+    offset = 128 if dtype == "int8" else 0
+    np.testing.assert_array_equal(found, table[data.astype(np.int32) + offset])
 
 
 def test_bytes_are_the_choice_on_aarch64_alone() -> None:

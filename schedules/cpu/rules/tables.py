@@ -16,7 +16,7 @@ from targets.spec import TargetSpec
 
 
 class TableLookup:
-    """64 bytes at a time."""
+    """A vector of bytes at a time."""
 
     name = "table-lookup"
     builds_choices = False
@@ -24,28 +24,29 @@ class TableLookup:
     def apply(self, sch: Schedule, spec: TargetSpec) -> Applied:
         """See `Rule.apply`."""
         heart = find_kernel(sch, frozenset({tables.KIND}))
-        if not tables.has_permutations(spec):
+        count = tables.lanes(spec)
+        if not count:
             raise NotApplicableError(f"{spec.name} has no permutation of bytes")
         if len(leaf_blocks(sch)) > 1:
             raise NotApplicableError("something is fused with it")
         (loop,) = sch.get_loops(heart)
-        if (extent(sch, loop) or 1) % tables.LANES:
+        if (extent(sch, loop) or 1) % count:
             raise NotApplicableError("the last bytes fill no vector")
-        outer, inner = sch.split(loop, [None, tables.LANES])
+        outer, inner = sch.split(loop, [None, count])
         parallelize(sch, [outer])
         whole = sch.blockize(inner)
         block = sch.get(whole)
         write = block.writes[0]
         # The bytes that are read are as many as are written; of the table all of it is.
-        narrow = [r for r in block.reads if int(r.region[0].extent) == tables.LANES]
-        wide = [r for r in block.reads if int(r.region[0].extent) != tables.LANES]
+        narrow = [r for r in block.reads if int(r.region[0].extent) == count]
+        wide = [r for r in block.reads if int(r.region[0].extent) != count]
         if len(narrow) != 1 or len(wide) != 1:
             raise NotApplicableError("the operands are not bytes and a table")
         x, table = narrow[0].source, wide[0].source
-        body = tables.statement(x, table, write.source, write.region[0].min)
+        body = tables.statement(x, table, write.source, write.region[0].min, count)
         new = s_tir.SBlock(
             block.iter_vars, block.reads, block.writes, block.name_hint, body,
             annotations=dict(block.annotations.items()),
         )  # fmt: skip
         sch.state.replace(sch.get_sref(whole), new, {block: new})
-        return Applied("elementwise", f"{tables.LANES} bytes at a time")
+        return Applied("elementwise", f"{count} bytes at a time")
