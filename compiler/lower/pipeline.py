@@ -136,7 +136,6 @@ class Lowering:
         if len(found) > 1:
             raise PlanError(
                 f"the plan has operators in {' and in '.join(found)}",
-                target=self.target.name,
                 hint="give all operators that are not compressed float32 and one of the two",
             )
         return found[0] if found else ""
@@ -258,7 +257,6 @@ def check_plan(plan: CompressionPlan | None, target: TargetSpec) -> None:
     if named:
         raise PlanError(
             f"the plan computes in float16, and {target.name} does not",
-            target=target.name,
             where=named[0],
             hint="give float32 or bfloat16 in the plan, or compile for a processor with fullfp16, "
             "such as arm/neoverse-n1",
