@@ -51,7 +51,7 @@ class WindowBytes:
         if spec.machine != "aarch64" or not _fits(workload):
             return ()
         ways = ("sdot", "smull") if spec.has("dotprod") else ("smull",)
-        _, height, width, _ = (int(v) for v in workload.output)
+        _, height, width, channels = (int(v) for v in workload.output)
         tiles = [list(t) for t in TILES if t[0] <= height and t[1] <= width
                  and _statements(workload, t) <= MAX_STATEMENTS
                  and (t[0] == 1 or _is_dense(workload))] or [[1, 1]]  # fmt: skip
@@ -68,6 +68,8 @@ class WindowBytes:
         strips = sorted({s for s in STRIPS if s <= count} | {1})
         even = [s for s in strips if count % s == 0 and s * best["tile"][0] <= 2 * _ROWS]
         best["strip"] = max(even) if max(even) > 1 else min(_ROWS, max(strips))
+        if channels <= 2 * BYTES:  # LLVM would write such a short loop out, and mix its turns
+            best["order"] = "rows"
         decisions = (
             Decision("tile", tuple(tiles)),
             Decision("multiply", ways),
