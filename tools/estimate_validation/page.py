@@ -44,15 +44,22 @@ release: *pruned* has 75 % of the channels of *dense*.
 _NOTES = """
 ## What remains
 
+- **int8 on this processor**: LLVM 19's model of Zen 4 gives a load that broadcasts one of the four
+  vector pipes and does not leave out moves between registers. The hot loop of an int8 convolution
+  takes 14.75 cycles by it, and 11.5 if only its arithmetic is counted. All choices of a task suffer
+  alike, so that they rank well; int8 against float32 does not come out well for ResNet-18.
 - **Depthwise convolutions** differ little from choice to choice, and what differs is what the model
   knows least: how addresses, stores and the register file limit code of two or three instructions
-  a cycle. For some int8 choices llvm-mca gives the widening loads half the rate of the others.
+  a cycle.
 - **3x3 on small images with many channels**: Winograd's weights are read once, from memory; how
   fast it delivers them to one core of a shared machine changed by a third between two runs.
+- **The machine was busy with other work.** Choices of one task took turns, so that it disturbed
+  all of them alike; times of different tasks are less sure, and with them the last column.
 - Not modelled: mispredicted branches, address translation, other cores, clocks that depend on the
   code.
-- The shares of the formula were fitted on these tasks, on one processor. On ARM nothing could be
-  measured.
+- The shares of the formula were fitted on these tasks, on one processor. Left out one by one, so
+  that each task is estimated by what the others say, they give the same mean within 0.005. On ARM
+  nothing could be measured.
 """
 
 

@@ -16,9 +16,8 @@ from compiler.estimate.counting import Block
 from compiler.estimate.measurer import KernelEstimate, estimate_blocks
 from compiler.estimate.memory import REVISION
 from compiler.lower.tasks import Task
-from targets.cpuinfo import read_cpu
 from targets.spec import TargetSpec
-from tools.bench.machine import slug
+from tools.bench.machine import cpu_name, slug
 from tools.estimate_validation import networks
 from tools.estimate_validation.page import PREDICTORS, page
 
@@ -62,7 +61,7 @@ def write_report(
         _print(tasks[-1])
     timed = (work / "networks" / "measured.json").exists()
     data = {
-        "cpu": read_cpu().model_name,
+        "cpu": cpu_name(),
         "target": target,
         "model": str(costs.model),
         "revision": REVISION,
