@@ -122,9 +122,7 @@ class Lowering:
         low = self._low_precision()
         if low:
             marked = self.plan is not None
-            module, self.reduced = reduce_precision(
-                module, self.table, marked_only=marked, low=low
-            )
+            module, self.reduced = reduce_precision(module, self.table, marked_only=marked, low=low)
         return module
 
     def _low_precision(self) -> str:

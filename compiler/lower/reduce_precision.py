@@ -356,7 +356,6 @@ class _Rewriter:
             self.constants[key] = self.table.constant(value, key)
         return self.constants[key]
 
-
     def _as_low(self, value: Any, name: str) -> Any:
         if self.plan.low == "bfloat16":
             return value.astype(ml_dtypes.bfloat16)
