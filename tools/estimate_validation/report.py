@@ -16,8 +16,9 @@ from compiler.estimate.counting import Block
 from compiler.estimate.measurer import KernelEstimate, estimate_blocks
 from compiler.estimate.memory import REVISION
 from compiler.lower.tasks import Task
+from targets import cpu_name
 from targets.spec import TargetSpec
-from tools.bench.machine import cpu_name, slug
+from tools.bench.machine import slug
 from tools.estimate_validation import networks
 from tools.estimate_validation.page import PREDICTORS, page
 
