@@ -222,7 +222,10 @@ def test_a_folder_that_is_no_deployment_is_kept(bundle: Bundle, tmp_path: Path):
     assert (tmp_path / "mine" / "letter.txt").read_text() == "dear"
 
 
-def test_machines_without_a_runtime_are_named(tmp_path: Path):
+def test_machines_without_a_runtime_are_named(tmp_path: Path, monkeypatch):
+    monkeypatch.setenv(
+        "XDG_CACHE_HOME", str(tmp_path / "cache")
+    )  # what was fetched before is there
     with pytest.raises(DeployError, match="not published for riscv64"):
         runtime_libraries("riscv64")
     with pytest.raises(DeployError, match="no package of apache-tvm"):
