@@ -20,6 +20,10 @@ from typing import Any
 # cores, whatever affinity mask the process was started with, and never undoes it. TVM reads
 # this switch from the environment only.
 os.environ.setdefault("TVM_BIND_THREADS", "0")
+# An idle worker of the pool gives its CPU away this often before it sleeps. TVM's 300,000 times
+# take minutes on a busy machine, and a process ends no sooner; these last from one kernel to the
+# next.
+os.environ.setdefault("TVM_THREAD_POOL_SPIN_COUNT", "2000")
 
 import tvm
 import tvm_ffi
