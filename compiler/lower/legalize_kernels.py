@@ -243,7 +243,8 @@ class KernelLegalizer:
             attributes=attributes,
             weight_encoding=encoding,
         )
-        if operator in ("conv2d", "dense") and is_constant(operands[1]):
+        products = ("conv2d", "dense", "depthwise_conv2d")
+        if operator in products and is_constant(operands[1]):
             workload = bounded(workload, self.spec, lambda: value_of(operands[1]))
         if operator == "conv2d" and is_constant(operands[1]):
             workload = proven(workload, self.spec, lambda: value_of(operands[1]))

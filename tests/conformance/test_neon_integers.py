@@ -15,6 +15,7 @@ from compiler.linker import find_linker
 from schedules.cpu import templates
 from schedules.cpu.compute import integers, tables
 from schedules.cpu.default import schedule_function
+from schedules.cpu.templates.lanes import bounded
 from schedules.tvm_adapter import IRModule, target, te, tvm
 from schedules.workload import Workload
 from targets import get_target
@@ -206,3 +207,18 @@ def test_bytes_are_the_choice_on_aarch64_alone() -> None:
     for name in ("arm/armv7", "x86/sapphirerapids"):
         offered = {s.algorithm for s in templates.spaces(workload, get_target(name))}
         assert "bytes" not in offered
+
+
+def test_pairs_of_products_with_least_weights_are_not_added_in_16_bits() -> None:
+    plain = depthwise((1, 14, 14, 96), 3, 1, "uint8")
+    weight = np.zeros(plain.weight, np.int8)
+    assert bounded(plain, get_target(N1), lambda: weight) == plain
+    weight[5, 0, 1, 1] = -128
+    for name, ways in ((A72, set()), (N1, {"sdot"})):
+        workload = bounded(plain, get_target(name), lambda: weight)
+        offered = templates.spaces(workload, get_target(name))
+        found = {v for s in offered for d in s.decisions if d.name == "multiply" for v in d.options}
+        assert found == ways
+    choice = templates.default_choice(plain, get_target(A72))
+    with pytest.raises(ValueError, match="at least -127"):
+        templates.pack(plain, choice, get_target(A72), weight)

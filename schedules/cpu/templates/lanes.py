@@ -152,14 +152,19 @@ def bounded(workload: Workload, spec: TargetSpec, weight: Callable[[], Any]) -> 
     """The workload with `LEAST`, where it takes other kernels because a weight is -128.
 
     Args:
-        workload: A product.
+        workload: A product, or a depthwise convolution.
         spec: The target.
         weight: Gives the weights (NumPy).
     """
     if workload.dtypes[1] != "int8" or workload.weight_encoding:
         return workload
-    kinds = [[k.name for k in kernels_for(workload.dtypes, spec, narrow=n)] for n in (True, False)]
-    if kinds[0] == kinds[1] or not (weight() == -128).any():
+    if workload.operator == "depthwise_conv2d":
+        matters = spec.machine == "aarch64"
+    else:
+        kinds = (kernels_for(workload.dtypes, spec, narrow=narrow) for narrow in (True, False))
+        few, many = ([kernel.name for kernel in kind] for kind in kinds)
+        matters = few != many
+    if not matters or not (weight() == -128).any():
         return workload
     return replace(workload, attributes={**workload.attributes, LEAST: -128})
 

@@ -10,6 +10,7 @@ from schedules.cpu.annotations import CHOICE
 from schedules.cpu.compute import window_bytes
 from schedules.cpu.compute.canonical import geometry_of
 from schedules.cpu.compute.neon_integers import BYTES
+from schedules.cpu.templates.lanes import LEAST
 from schedules.space import Choice, Decision, Space
 from schedules.workload import Extent, Workload
 from targets.spec import TargetSpec
@@ -47,10 +48,16 @@ class WindowBytes:
     encodings = frozenset({""})
 
     def spaces(self, workload: Workload, spec: TargetSpec) -> tuple[Space, ...]:
-        """See `schedules.space.Template`; empty but for bytes on AArch64."""
+        """See `schedules.space.Template`; empty but for bytes on AArch64.
+
+        Pairs of products by ``smull`` fit into 16 bits unless a weight is -128.
+        """
         if spec.machine != "aarch64" or not _fits(workload):
             return ()
-        ways = ("sdot", "smull") if spec.has("dotprod") else ("smull",)
+        ways = [*(["sdot"] if spec.has("dotprod") else []),
+                *([] if LEAST in workload.attributes else ["smull"])]  # fmt: skip
+        if not ways:
+            return ()
         _, height, width, channels = (int(v) for v in workload.output)
         tiles = [list(t) for t in TILES if t[0] <= height and t[1] <= width
                  and _statements(workload, t) <= MAX_STATEMENTS
@@ -72,7 +79,7 @@ class WindowBytes:
             best["order"] = "rows"
         decisions = (
             Decision("tile", tuple(tiles)),
-            Decision("multiply", ways),
+            Decision("multiply", tuple(ways)),
             Decision("strip", tuple(strips)),
             Decision("order", ("channels", "blocks", "rows")),
         )
@@ -133,6 +140,8 @@ class WindowBytes:
         self, workload: Workload, choice: Choice, spec: TargetSpec, *weight: Any
     ) -> tuple[Any, ...]:
         """See `schedules.space.Template`."""
+        if choice["multiply"] == "smull" and (weight[0] == -128).any():
+            raise ValueError("the choice is for weights of at least -127")
         return window_bytes.pack(
             weight[0], choice["tile"][0], int(workload.attributes["strides"][0]),
             dots=choice["multiply"] == "sdot", shifted=workload.dtypes[0] == "uint8",
