@@ -2,7 +2,8 @@
 
     python -m tools.arm_peers [--only ours] [--net resnet18] [--precision int8] [--core cortex-a72]
 
-Figures that are not asked for stay as they are in the file. Counts are kept in
+Figures that are not asked for stay as they are in the file; ``--missing`` takes only those that
+it lacks. Counts are kept in
 ``.venvs/arm-peers/counts``: ``--again`` estimates their cycles once more without the emulator.
 """
 
@@ -103,38 +104,50 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--precision", action="append", choices=PRECISIONS)
     parser.add_argument("--core", action="append", choices=CORES)
     parser.add_argument("--wheels", type=Path, help="folder with TVM's wheels for aarch64")
+    parser.add_argument("--missing", action="store_true", help="only what has no figures yet")
     parser.add_argument("--again", action="store_true", help="estimate what was counted before")
     parser.add_argument("--hot", type=int, default=0, help="show so many of the dearest blocks")
     parser.add_argument("--output", type=Path, default=ROOT / "docs/benchmarks/arm-peers.json")
     return parser.parse_args()
 
 
+def wanted(arguments: argparse.Namespace) -> list[Row]:
+    """The rows that are asked for, without figures yet."""
+    only = arguments.only or ["ours", *CONTENDERS[1:]]
+    rows = [
+        Row(net, precision, core, contender)
+        for contender in CONTENDERS
+        if ("ours" if contender == OURS else contender) in only
+        for net in arguments.net or NETS
+        for precision in arguments.precision or PRECISIONS
+        for core in arguments.core or CORES
+    ]
+    if not arguments.missing:
+        return rows
+    known = {row.key for row in read(arguments.output) if row.cycles}
+    return [row for row in rows if row.key not in known]
+
+
 def main() -> int:
     """Run the tool; the status is 1 if a figure could not be had."""
     arguments = parse()
-    only = arguments.only or ["ours", *CONTENDERS[1:]]
     failed = False
-    for contender in CONTENDERS:
-        if contender not in only and not (contender == OURS and "ours" in only):
-            continue
-        for net in arguments.net or NETS:
-            for precision in arguments.precision or PRECISIONS:
-                for core in arguments.core or CORES:
-                    start = time.monotonic()
-                    row, entries = figures(Row(net, precision, core, contender), arguments)
-                    failed |= bool(row.error)
-                    rows = {known.key: known for known in read(arguments.output)}
-                    rows[row.key] = row
-                    write(list(rows.values()), arguments.output)
-                    told = row.error or (
-                        f"{(row.instructions or 0) / 1e6:.1f} M instructions, "
-                        f"{(row.cycles or 0) / 1e6:.1f} Mcycles, {row.dot_products / 1e6:.1f} M "
-                        "dot products"
-                    )
-                    print(f"{contender} {precision} {net} {core}: {told} "
-                          f"[{time.monotonic() - start:.0f} s]", flush=True)  # fmt: skip
-                    if entries and arguments.hot:
-                        print(hottest(entries, get_target(f"arm/{core}"), arguments.hot))
+    for asked in wanted(arguments):
+        start = time.monotonic()
+        row, entries = figures(asked, arguments)
+        failed |= bool(row.error)
+        # Read again each time: another run may have written other rows meanwhile.
+        rows = {known.key: known for known in read(arguments.output)}
+        rows[row.key] = row
+        write(list(rows.values()), arguments.output)
+        told = row.error or (
+            f"{(row.instructions or 0) / 1e6:.1f} M instructions, "
+            f"{(row.cycles or 0) / 1e6:.1f} Mcycles, {row.dot_products / 1e6:.1f} M dot products"
+        )
+        print(f"{row.contender} {row.precision} {row.net} {row.core}: {told} "
+              f"[{time.monotonic() - start:.0f} s]", flush=True)  # fmt: skip
+        if entries and arguments.hot:
+            print(hottest(entries, get_target(f"arm/{row.core}"), arguments.hot))
     return int(failed)
 
 
