@@ -11,6 +11,7 @@ import importlib
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
+from itertools import chain, repeat, zip_longest
 from multiprocessing.connection import Connection
 from pathlib import Path
 from time import perf_counter
@@ -120,11 +121,11 @@ class _Bench:
         packed = self._module.pack_arguments(
             self._task, job["choice"], self._spec, list(self._arrays)
         )
+        # Packed weights may have parts that the plain ones have not.
+        plain = zip_longest(packed, self._arrays, self._files)
         files = [
             file if array is given else self._write(f"packed-{i}", array)
-            for i, (array, given, file) in enumerate(
-                zip(packed, self._arrays, self._files, strict=True)
-            )
+            for i, (array, given, file) in enumerate(plain)
         ]
         start = perf_counter()
         try:
@@ -172,9 +173,10 @@ class _Bench:
         Raises:
             _DiedError: It gave no outputs.
         """
+        roles = chain((argument.role for argument in self._inputs), repeat("weight"))
         lines = [
-            _line(argument.role, array.dtype, array.shape, file)
-            for argument, array, file in zip(self._inputs, arrays, files, strict=True)
+            _line(role, array.dtype, array.shape, file)
+            for role, array, file in zip(roles, arrays, files, strict=False)
         ]
         lines += [
             _line("output", numpy_dtype(argument.dtype), argument.shape, self._output(i))

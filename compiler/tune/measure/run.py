@@ -18,6 +18,7 @@ import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import chain, repeat, zip_longest
 from math import prod
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -234,9 +235,10 @@ class Bench:
     def _packed(self, choice: Any) -> list[Buffer]:
         """The inputs as this candidate takes them."""
         packed = self._module.pack_arguments(self._task, choice, self._spec, list(self._arrays))
+        # Packed weights may have parts that the plain ones have not.
+        plain = zip_longest(packed, self._arrays, self._buffers)
         return [
-            buffer if array is given else Buffer.holding(array)
-            for array, given, buffer in zip(packed, self._arrays, self._buffers, strict=True)
+            buffer if array is given else Buffer.holding(array) for array, given, buffer in plain
         ]
 
     def _check(self, outputs: Sequence[Buffer]) -> tuple[float, str]:
@@ -296,9 +298,8 @@ class Bench:
         """What throws the weights out of all caches; None if there are none."""
         import tvm_ffi
 
-        weights = [
-            b.tensor for b, a in zip(inputs, self._inputs, strict=True) if a.role == "weight"
-        ]
+        roles = chain((argument.role for argument in self._inputs), repeat("weight"))
+        weights = [b.tensor for b, role in zip(inputs, roles, strict=False) if role == "weight"]
         # The second operand of a batched product is an activation like the first.
         if not weights or self._task.workload.operator == "batch_matmul":
             return None
