@@ -32,7 +32,8 @@ def part(value: Any, lanes: int, first: int, count: int) -> Any:
         return tirx.Ramp(value.base + value.stride * first, value.stride, count)
     if isinstance(value, tirx.Broadcast):
         return tirx.Broadcast(value.value, count)
-    if isinstance(value, ir.TensorLoad):
+    # A buffer of vectors has them at single places, and is no such load.
+    if isinstance(value, ir.TensorLoad) and any(lanes_of(i) == lanes for i in value.indices):
         return tirx.BufferLoad(value.source, [inner(i) for i in value.indices])
     if isinstance(value, tirx.Cast):
         return tirx.Cast(dtype(), inner(value.value))
