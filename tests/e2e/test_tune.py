@@ -270,7 +270,7 @@ def test_from_the_shell(
         (["tune", "x.py:f", "--minutes", "0"], 2, "--minutes"),
         (["tune", "x.py:f", "--trials", "0"], 2, "--trials"),
         (["tune", "x.py:f", "--trials", "1000000000"], 2, "trials must be"),
-        (["tune", "x.py:f", "--device", "rpi5"], 2, "tracker and device go together"),
+        (["tune", "x.py:f", "--device", "rpi5"], 9, "there is no device 'rpi5'"),
         (["tune", "x.py:f", "--tracker", "nowhere", "--device", "rpi5"], 2, "tracker must be"),
         (["tune", "x.py:f", "--records", "file"], 7, "this is a file"),
         (["tune", "x.py:f", "--records", "/proc/r"], 7, "keep tuning records there"),
