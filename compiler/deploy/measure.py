@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from compiler.deploy.board import Board, Facts, check_board
 from compiler.deploy.processor import processor
 from compiler.deploy.tunnel import Tunnel, install_runner
-from compiler.errors import DeployError, DeviceError, FileError
+from compiler.errors import DeployError, DeviceError
 from compiler.tune.measure.base import Failed
-from compiler.tune.measure.processes import Worker, WorkerLostError, WorkerServer
+from compiler.tune.measure.processes import Worker, WorkerServer
 from compiler.tune.measure.rpc import DeviceRunner, Job
 from compiler.tune.measure.settings import Limits, Timing
+from compiler.tune.measure.stages import Cancelled
 from schedules.records import Cpu
 from targets.spec import TargetSpec
 
@@ -123,45 +124,18 @@ class BoardRunner(DeviceRunner):
             raise errors[0]
         return found
 
-    def _serve(self, index: int) -> None:
-        """One board's thread: takes candidates, and finds its board again if it was lost."""
-        device = self._devices[index]
-        worker: Worker | None = None
-        while (job := self._jobs.get()) is not None:
-            if job.cancelled() or self._closed.is_set():
-                job.future.set_result(Failed("cancelled", "cancelled"))
-                continue
-            try:
-                worker = worker or self._fork()
-                self._connect(device, worker, job.cancelled)
-            except WorkerLostError as lost:
-                worker = None
-                if lost.kind == "cancelled":
-                    job.future.set_result(Failed("cancelled", "cancelled"))
-                elif not self._find_again(device, job, device.tunnel.why_lost() or lost.reason):
-                    return
-                continue
-            except DeviceError as error:
-                if not self._find_again(device, job, error.message):
-                    break
-                continue
-            except (DeployError, FileError) as error:
-                job.future.set_exception(error)
-                continue
-            if not self._run(worker, job):
-                worker = None
-        if worker is not None:
-            worker.end()
-
-    def _connect(self, device: _Device, worker: Worker, cancelled: Callable[[], bool]) -> None:
-        order = {"order": "acquire", "address": ["127.0.0.1", device.tunnel.open()]}
+    def _acquire(self, index: int, worker: Worker, cancelled: Cancelled) -> None:
+        """The server on a board, through the tunnel."""
+        order = {"order": "acquire", "address": ["127.0.0.1", self._devices[index].tunnel.open()]}
         self._ask(worker, order, self._acquire_s, cancelled)
 
-    def _find_again(self, device: _Device, job: Job, reason: str) -> bool:
+    def _go_without(self, index: int, job: Job, reason: str) -> bool:
         """Try to reach a board again until it answers; False if the search is over before.
 
         Its candidate goes to another one meanwhile.
         """
+        device = self._devices[index]
+        reason = device.tunnel.why_lost() or reason
         device.tunnel.close()
         with self._lock:
             self._alive -= 1

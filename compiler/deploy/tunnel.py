@@ -94,13 +94,12 @@ class Tunnel:
             if self._process is not None and self._process.poll() is None:
                 return self._port
             self._end()
-            for attempt in range(_TRIES):
-                reason = self._start()
-                if reason is None:
-                    return self._port
-                if attempt == _TRIES - 1:
-                    raise reason
-        raise AssertionError
+            reason = self._start()
+            for _ in range(_TRIES - 1):
+                reason = reason and self._start()
+            if reason is not None:
+                raise reason
+            return self._port
 
     def _start(self) -> DeviceError | None:
         """Try one pair of ports; an error that other ports could cure is returned.

@@ -6,6 +6,7 @@ import queue
 import socket
 import threading
 import zlib
+from abc import ABC, abstractmethod
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from statistics import median
 from time import perf_counter
 from typing import Any
 
-from compiler.errors import CompileError
+from compiler.errors import CompileError, DeviceError, TilewrightError
 from compiler.tune.measure.base import Failed, Measured, Outcome
 from compiler.tune.measure.channel import Message
 from compiler.tune.measure.processes import Worker, WorkerLostError, WorkerServer
@@ -44,11 +45,11 @@ class Job:
     attempts: int = 0
 
 
-class DeviceRunner:
+class DeviceRunner(ABC):
     """What runners on devices have in common: a queue of candidates, and a thread a device.
 
-    Those made of it say in `_serve` how the thread of a device takes candidates from `_jobs`,
-    which it runs with `_run`.
+    Those made of it say how the thread of a device gets it for a candidate (`_acquire`), and what
+    becomes of both when it cannot be had (`_go_without`).
 
     Args:
         server: Where workers are forked; the caller closes it after this.
@@ -108,9 +109,45 @@ class DeviceRunner:
         for thread in self._threads:
             thread.start()
 
+    @abstractmethod
+    def _acquire(self, index: int, worker: Worker, cancelled: Cancelled) -> None:
+        """Make a worker hold the device with this number.
+
+        Raises:
+            WorkerLostError: It cannot be had.
+            DeviceError: It cannot be reached.
+        """
+
+    @abstractmethod
+    def _go_without(self, index: int, job: Job, reason: str) -> bool:
+        """What to do with a candidate whose device is gone; whether to go on with the device."""
+
     def _serve(self, index: int) -> None:
-        """What the thread of a device does."""
-        raise NotImplementedError
+        """One device's thread: takes candidates until it can have its device no more."""
+        worker: Worker | None = None
+        while (job := self._jobs.get()) is not None:
+            if job.cancelled() or self._closed.is_set():
+                job.future.set_result(Failed("cancelled", "cancelled"))
+                continue
+            try:
+                worker = worker or self._fork()
+                self._acquire(index, worker, job.cancelled)
+            except WorkerLostError as lost:
+                worker = None
+                if lost.kind == "cancelled":
+                    job.future.set_result(Failed("cancelled", "cancelled"))
+                elif not self._go_without(index, job, lost.reason):
+                    break
+            except DeviceError as error:
+                if not self._go_without(index, job, error.message):
+                    break
+            except TilewrightError as error:
+                job.future.set_exception(error)
+            else:
+                if not self._run(worker, job):
+                    worker = None
+        if worker is not None:
+            worker.end()
 
     @property
     def devices(self) -> int:
@@ -276,39 +313,19 @@ class RpcRunner(DeviceRunner):
         worker.end()
         return devices, _read_cpu(told.get("cpu"), spec)
 
-    def _serve(self, index: int) -> None:
-        """One device's thread: takes candidates until it can have no device any more."""
-        worker: Worker | None = None
-        while (job := self._jobs.get()) is not None:
-            if job.cancelled() or self._closed.is_set():
-                job.future.set_result(Failed("cancelled", "cancelled"))
-                continue
-            try:
-                worker = worker or self._fork()
-                self._ask(worker, {"order": "acquire"}, self._acquire_s, job.cancelled)
-            except WorkerLostError as lost:
-                worker = None
-                if lost.kind == "cancelled":
-                    job.future.set_result(Failed("cancelled", "cancelled"))
-                    continue
-                self._retire(job, lost.reason)
-                return
-            except CompileError as error:
-                job.future.set_exception(error)
-                continue
-            if not self._run(worker, job):
-                worker = None
-        if worker is not None:
-            worker.end()
+    def _acquire(self, index: int, worker: Worker, cancelled: Cancelled) -> None:
+        """Whichever device the tracker gives."""
+        self._ask(worker, {"order": "acquire"}, self._acquire_s, cancelled)
 
-    def _retire(self, job: Job, reason: str) -> None:
-        """Go on with one device fewer; the candidate goes to another, if there is one."""
+    def _go_without(self, index: int, job: Job, reason: str) -> bool:
+        """One device fewer; the candidate goes to another, if there is one."""
         with self._lock:
             self._alive -= 1
             if self._alive:
                 self._jobs.put(job)
-                return
-            self._end(reason, job)
+            else:
+                self._end(reason, job)
+        return False
 
 
 def _reachable(tracker: str) -> tuple[str, int]:
