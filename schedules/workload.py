@@ -22,6 +22,8 @@ Json: TypeAlias = Any
 #: Attribute of a convolution of integers: bits that are proven to hold each of its sums, the
 #: sign's included. Only there where an algorithm of the target asks for it.
 SUM_BITS = "sum_bits"
+#: Attribute of an operator on int8 weights: the least of them, if it is -128 and that matters.
+LEAST = "least"
 _PRODUCTS = frozenset({"dense", "batch_matmul"})
 #: Operators on words, each the signs of 32 channels.
 _SIGNS = frozenset({"binary_conv2d", "binary_dense"})
@@ -120,7 +122,7 @@ class Workload:
     def in_float(self) -> Workload:
         """The same operator on float32, with nothing fused behind it."""
         floats = ("float32", "float32", "float32")
-        rest = {k: v for k, v in self.tuned_as.attributes.items() if k != SUM_BITS}
+        rest = {k: v for k, v in self.tuned_as.attributes.items() if k not in (SUM_BITS, LEAST)}
         return replace(self, dtypes=floats, epilogue=(), weight_encoding="", attributes=rest)
 
     def to_json(self) -> dict[str, Json]:

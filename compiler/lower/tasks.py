@@ -23,7 +23,6 @@ from compiler.stages import Imported, StageLog
 from schedules.cpu import templates
 from schedules.cpu.annotations import IS_SCHEDULED
 from schedules.cpu.default import schedule_function
-from schedules.cpu.templates.lanes import LEAST
 from schedules.space import Choice
 from schedules.tvm_adapter import (
     IRModule,
@@ -36,7 +35,7 @@ from schedules.tvm_adapter import (
 )
 from schedules.tvm_adapter import target as tvm_target
 from schedules.weights import encoding_of, weight_operands
-from schedules.workload import SUM_BITS, Workload
+from schedules.workload import LEAST, SUM_BITS, Workload
 from targets.spec import TargetSpec
 
 Role = Literal["data", "weight", "extra", "output"]
@@ -227,12 +226,12 @@ def _bytes(workload: Workload) -> tuple[int, ...]:
         return ()
     if workload.operator == "batch_matmul":
         return ()
-    most = 127
+    most = 128
     if SUM_BITS in workload.attributes:
         products = prod(int(v) for v in workload.weight[1:])
-        most = ((1 << (int(workload.attributes[SUM_BITS]) - 1)) - 1) // (255 * products)
-    most = min(most, 127)
-    return tuple(range(-128 if LEAST in workload.attributes else -most, most + 1))
+        most = min(most, ((1 << (int(workload.attributes[SUM_BITS]) - 1)) - 1) // (255 * products))
+    least = -128 if LEAST in workload.attributes else -127
+    return tuple(range(max(least, -most), min(most, 127) + 1))
 
 
 def pack_arguments(

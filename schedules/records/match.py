@@ -81,6 +81,8 @@ def tier_of(record: Record, workload: Workload, spec: TargetSpec) -> Tier | None
     machine = Machine.of(record)
     if machine.family != spec.family:
         return None
+    if record.provenance.spec.machine != spec.machine:  # 32-bit ARM has other instructions
+        return "same family"
     if machine.features != relevant_features(workload, spec):
         return "same family"
     if machine.vector_bits != spec.vector_bits:
@@ -228,6 +230,8 @@ def _other_features(record: Record, spec: TargetSpec) -> str:
     have = relevant_features(record.workload, theirs)
     want = relevant_features(record.workload, spec)
     parts = []
+    if theirs.machine != spec.machine:
+        parts.append(f"code of {theirs.machine}, not {spec.machine}")
     if have - want:
         parts.append(f"uses {', '.join(sorted(have - want))}")
     if want - have:

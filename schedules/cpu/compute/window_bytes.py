@@ -58,7 +58,7 @@ def pack(weight: Array, rows: int, stride: int, *, dots: bool, shifted: bool) ->
     """Weights ``[channels, 1, kh, kw]`` for `depthwise_conv2d`, zero-filled.
 
     Args:
-        weight: From -127 to 127.
+        weight: From -127 to 127; with `dots` from -128.
         rows: Outputs below each other that are computed together.
         stride: Of rows.
         dots: Whether ``sdot`` multiplies.

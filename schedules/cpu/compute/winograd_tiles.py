@@ -195,6 +195,8 @@ def pack_kernel(weight: Array, m: int, columns: int, chunk: int) -> Array:
     integers = np.issubdtype(weight.dtype, np.integer)
     wide = weight.astype(np.int64 if integers else np.float64)
     moved = np.einsum("xi,yj,ocij->xyco", g, g, wide, optimize=True)
+    if integers and np.abs(moved).max(initial=0) > np.iinfo(np.int16).max:
+        raise ValueError("transformed weights do not fit into 16 bits")
     moved = moved.astype(np.int16) if integers else (moved / transforms.scale).astype(np.float32)
     return pack(moved, columns, Groups(int(weight.shape[1]), 1, chunk))
 

@@ -24,7 +24,7 @@ def kernels_for(
     from schedules.cpu.microkernels.neon_widening import WideningPairs
 
     if spec.machine == "armv7l":
-        return _kernels32(dtypes, constant=constant, narrow=narrow) if spec.has("neon") else ()
+        return _kernels32(dtypes, spec, constant=constant, narrow=narrow)
     if spec.machine != "aarch64":
         return ()
     found: list[MicroKernel] = []
@@ -47,11 +47,15 @@ def kernels_for(
     return tuple(found)
 
 
-def _kernels32(dtypes: Dtypes, *, constant: bool, narrow: bool) -> tuple[MicroKernel, ...]:
+def _kernels32(
+    dtypes: Dtypes, spec: TargetSpec, *, constant: bool, narrow: bool
+) -> tuple[MicroKernel, ...]:
     """The kernels of 32-bit ARM, see `kernels_for`."""
     from schedules.cpu.microkernels.neon32 import FloatByCopy, Widening32
 
-    if dtypes == ("float32", "float32", "float32"):
+    if not spec.has("neon"):
+        return ()
+    if dtypes == ("float32", "float32", "float32") and spec.has("vfp4"):
         return (FloatByCopy(),)
     if dtypes[0] in ("uint8", "int8") and dtypes[1:] == ("int8", "int32"):
         kinds = (True, False) if narrow else (False,)

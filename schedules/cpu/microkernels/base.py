@@ -26,8 +26,6 @@ from targets.spec import TargetSpec
 
 Array = npt.NDArray[Any]
 Dtypes = tuple[str, str, str]
-#: Bytes of a vector register.
-VECTOR_BYTES = 16
 #: What a load costs beside arithmetic that hides it: a place in queues, a miss now and then.
 LOAD_CYCLES = 0.05
 
@@ -280,7 +278,7 @@ def statements(kernel: MicroKernel, block: Block, sums: Sums, unroll: int = 1) -
 
     def chunks(outer: tuple[Any, ...], begin: Any, count: int) -> Any:
         each = unroll if count % unroll == 0 else 1
-        return loop("chunk", count // each, lambda i: tirx.SeqStmt(
+        return loop("chunk", count // each, lambda i: sequence(
             [s for j in range(each) for s in chunk(outer, begin + i * each + j)]))  # fmt: skip
 
     def innermost(outer: tuple[Any, ...]) -> Any:
@@ -288,7 +286,8 @@ def statements(kernel: MicroKernel, block: Block, sums: Sums, unroll: int = 1) -
         period = kernel.fold_chunks
         body: list[Any] = []
         done = 0
-        if period and groups.chunks > period:  # what is left is folded behind it
+        if period and groups.chunks + bool(groups.rest) > period:
+            # What is left is folded behind it.
             times = (groups.chunks - (0 if groups.rest else 1)) // period
             done = times * period
             body.append(
@@ -312,6 +311,20 @@ def statements(kernel: MicroKernel, block: Block, sums: Sums, unroll: int = 1) -
         for v in range(vectors)
     ]
     return sequence(body)
+
+
+def element_cycles(products: float, chunk: int, rows: int, vectors: int, rate: float) -> float:
+    """Cycles of a chunk by instructions that take elements: arithmetic, waiting or loads.
+
+    Args:
+        products: Instructions that multiply or go with them.
+        chunk: Steps; each sum waits for itself in each.
+        rows: Of the block.
+        vectors: Of columns.
+        rate: Vector instructions, and loads, of a cycle.
+    """
+    loads = rows + chunk * vectors
+    return max(products / rate, chunk * 4.0, loads / rate) + LOAD_CYCLES * loads
 
 
 def number(value: int) -> Any:
@@ -351,7 +364,6 @@ def loop(name: str, extent: int, body: Callable[[Any], Any]) -> Any:
 
 __all__ = [
     "LOAD_CYCLES",
-    "VECTOR_BYTES",
     "Block",
     "Chunk",
     "Dtypes",
@@ -360,6 +372,7 @@ __all__ = [
     "Plain",
     "Sums",
     "Unfolded",
+    "element_cycles",
     "every",
     "loop",
     "number",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from schedules.cpu.microkernels.base import LOAD_CYCLES, Chunk, Plain, Sums, every, splat
+from schedules.cpu.microkernels.base import Chunk, Plain, Sums, element_cycles, every, splat
 from schedules.tvm_adapter import tirx
 from targets.spec import TargetSpec
 
@@ -80,16 +80,9 @@ class DotByElement(Bytes):
     def cycles(self, rows: int, vectors: int, spec: TargetSpec) -> float:
         """See `MicroKernel.cycles`."""
         rate = spec.peak_ops_per_cycle.get("float32", 8.0) / 8
-        loads = rows + self.chunk * vectors
         products = self.chunk * (rows + int(self.counting)) * vectors
-        return (
-            max(
-                (products + (rows if self.shifted else 0)) / rate,
-                self.chunk * 4.0,
-                loads / rate,
-            )
-            + LOAD_CYCLES * loads
-        )
+        shifts = rows if self.shifted else 0
+        return element_cycles(products + shifts, self.chunk, rows, vectors, rate)
 
     def step(self, sums: Sums, rows: int, vectors: int, chunk: Chunk) -> list[Any]:
         """See `MicroKernel.step`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from schedules.cpu.microkernels.base import LOAD_CYCLES, Chunk, Plain, Sums, splat
+from schedules.cpu.microkernels.base import Chunk, Plain, Sums, element_cycles, splat
 from schedules.tvm_adapter import tirx
 from targets.spec import TargetSpec
 
@@ -28,29 +28,29 @@ class FloatByElement(Plain):
     def cycles(self, rows: int, vectors: int, spec: TargetSpec) -> float:
         """See `MicroKernel.cycles`."""
         rate = spec.peak_ops_per_cycle.get("float32", 8.0) / 8
-        loads = rows + self.chunk * vectors
-        busy = max(
-            self.chunk * rows * vectors / rate,
-            self.chunk * 4.0,  # each sum waits for itself
-            loads / rate,
-        )
-        return busy + LOAD_CYCLES * loads
+        return element_cycles(self.chunk * rows * vectors, self.chunk, rows, vectors, rate)
 
     def step(self, sums: Sums, rows: int, vectors: int, chunk: Chunk) -> list[Any]:
         """See `MicroKernel.step`."""
-        body = []
-        for index, place in enumerate(chunk.places):
-            for v in range(vectors):
-                for r in range(rows):
-                    row = chunk.row(r)
-                    lane = splat(row, place, 4) if row.ty.dtype.lanes > 1 else (
-                        tirx.Broadcast(row, 4))  # fmt: skip
-                    at = r * vectors + v
-                    value = tirx.call_llvm_pure_intrin(
-                        "float32x4", "llvm.fma", lane, chunk.weights(index, v), sums.get(at)
-                    )
-                    body.append(sums.set(at, value))
-        return body
+        return multiply_add(sums, rows, vectors, chunk)
 
 
-__all__ = ["FloatByElement"]
+def multiply_add(sums: Sums, rows: int, vectors: int, chunk: Chunk) -> list[Any]:
+    """Statements that add the products of a chunk to sums of the same dtype, by ``fmla``."""
+    body = []
+    dtype = f"{sums.dtype}x{sums.lanes}"
+    for index, place in enumerate(chunk.places):
+        for v in range(vectors):
+            for r in range(rows):
+                row = chunk.row(r)
+                lane = splat(row, place, sums.lanes) if row.ty.dtype.lanes > 1 else (
+                    tirx.Broadcast(row, sums.lanes))  # fmt: skip
+                at = r * vectors + v
+                value = tirx.call_llvm_pure_intrin(
+                    dtype, "llvm.fma", lane, chunk.weights(index, v), sums.get(at)
+                )
+                body.append(sums.set(at, value))
+    return body
+
+
+__all__ = ["FloatByElement", "multiply_add"]

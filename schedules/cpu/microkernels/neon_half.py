@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from schedules.cpu.microkernels.base import LOAD_CYCLES, Chunk, Sums, every, ramp, splat
+from schedules.cpu.microkernels.base import Chunk, Sums, element_cycles, every, ramp
+from schedules.cpu.microkernels.neon_float import multiply_add
 from schedules.tvm_adapter import tirx
 from targets.spec import TargetSpec
 
@@ -60,14 +61,9 @@ class HalfByElement:
     def cycles(self, rows: int, vectors: int, spec: TargetSpec) -> float:
         """See `MicroKernel.cycles`."""
         rate = spec.peak_ops_per_cycle.get("float16", 32.0) / 16
-        loads = rows + self.chunk * vectors
         fold = _FOLD_INSTRUCTIONS * rows * vectors / self.fold_chunks
-        busy = max(
-            (self.chunk * rows * vectors + fold) / rate,
-            self.chunk * 4.0,  # each sum waits for itself
-            loads / rate,
-        )
-        return busy + LOAD_CYCLES * loads
+        products = self.chunk * rows * vectors + fold
+        return element_cycles(products, self.chunk, rows, vectors, rate)
 
     def sums(self, rows: int, vectors: int) -> HalfSums:
         """See `MicroKernel.sums`."""
@@ -88,19 +84,7 @@ class HalfByElement:
 
     def step(self, sums: Sums, rows: int, vectors: int, chunk: Chunk) -> list[Any]:
         """See `MicroKernel.step`."""
-        body = []
-        for index, place in enumerate(chunk.places):
-            for v in range(vectors):
-                for r in range(rows):
-                    row = chunk.row(r)
-                    lane = splat(row, place, 8) if row.ty.dtype.lanes > 1 else (
-                        tirx.Broadcast(row, 8))  # fmt: skip
-                    at = r * vectors + v
-                    value = tirx.call_llvm_pure_intrin(
-                        "float16x8", "llvm.fma", lane, chunk.weights(index, v), sums.get(at)
-                    )
-                    body.append(sums.set(at, value))
-        return body
+        return multiply_add(sums, rows, vectors, chunk)
 
     def fold(self, sums: Sums, rows: int, vectors: int) -> list[Any]:
         """See `MicroKernel.fold`."""

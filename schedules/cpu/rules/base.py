@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any, Protocol
@@ -11,7 +12,7 @@ from schedules.cpu.annotations import CHOICE, KERNEL, ROLE
 from schedules.cpu.compute import neon_integers
 from schedules.cpu.compute.integers import PACKED_LANES
 from schedules.space import Choice
-from schedules.tvm_adapter import Analyzer, Schedule, ScheduleError, tirx
+from schedules.tvm_adapter import Analyzer, Schedule, ScheduleError, s_tir, tirx
 from targets.spec import TargetSpec
 
 
@@ -166,6 +167,29 @@ def extent(sch: Schedule, loop: Any) -> int | None:
     """Extent of a loop, None if it is symbolic."""
     value = sch.get(loop).extent
     return int(value) if isinstance(value, tirx.IntImm) else None
+
+
+def replace_body(sch: Schedule, heart: Any, body: Any, buffers: Sequence[Any] = ()) -> None:
+    """Put statements in the place of a block's loops.
+
+    Args:
+        sch: The schedule.
+        heart: The block.
+        body: What it does instead.
+        buffers: That only the body uses.
+    """
+    block = sch.get(heart)
+    new = s_tir.SBlock(
+        block.iter_vars, block.reads, block.writes, block.name_hint, body,
+        alloc_buffers=list(buffers), annotations=dict(block.annotations.items()),
+    )  # fmt: skip
+    sch.state.replace(sch.get_sref(heart), new, {block: new})
+
+
+def is_cut(sch: Schedule, block: Any, width: int) -> bool:
+    """Whether the output's columns are not a multiple of the panel width."""
+    last = sch.get(block).writes[0].source.shape[-1]
+    return not (isinstance(last, tirx.IntImm) and int(last) % width == 0)
 
 
 def vectorize_inner(

@@ -12,8 +12,9 @@ from schedules.cpu.rules.base import (
     find_kernel,
     leaf_blocks,
     parallelize,
+    replace_body,
 )
-from schedules.tvm_adapter import Schedule, s_tir
+from schedules.tvm_adapter import Schedule
 from targets.spec import TargetSpec
 
 
@@ -39,9 +40,5 @@ class ImageBytes:
         write, read = block.writes[0], block.reads[0]
         at = (write.region[0].min, write.region[1].min)
         body = images.statements(read.source, write.source, at, lanes, parameters)
-        new = s_tir.SBlock(
-            block.iter_vars, block.reads, block.writes, block.name_hint, body,
-            annotations=dict(block.annotations.items()),
-        )  # fmt: skip
-        sch.state.replace(sch.get_sref(whole), new, {block: new})
+        replace_body(sch, whole, body)
         return Applied("elementwise", f"{lanes} pixels at a time")

@@ -25,9 +25,11 @@ from schedules.cpu.rules.base import (
     choice_of,
     find_kernel,
     inline_between,
+    is_cut,
     outputs,
     pad_rows,
     parallelize,
+    replace_body,
     same_block,
     stages_with_role,
     store_lanes,
@@ -35,7 +37,7 @@ from schedules.cpu.rules.base import (
     vectorize_inner,
 )
 from schedules.cpu.tiling import RegisterTile
-from schedules.tvm_adapter import Analyzer, Schedule, ir, s_tir, tirx
+from schedules.tvm_adapter import Analyzer, Schedule, ir, tirx
 from targets.spec import TargetSpec
 
 KINDS = frozenset({"lanes_dense", "lanes_batch_matmul", "lanes_conv2d"})
@@ -93,7 +95,7 @@ class MicroKernels:
             if tile_loops:  # none for a single element
                 width = store_lanes(sch, consumer, spec, tile.columns, tile.lanes)
                 store_tile(sch, tile_loops[:-1], tile_loops[-1], width)
-        if any(_is_cut(sch, consumer, tile.columns) for consumer in consumers):
+        if any(is_cut(sch, consumer, tile.columns) for consumer in consumers):
             sch.annotate(co, "pragma_loop_partition_hint", 1)
         parallelize(sch, tiles)
         replace(sch, sch.blockize(inner[0]), recipe, kernel, tile, int(choice["unroll"]))
@@ -262,12 +264,7 @@ def replace(
     if recipe.dtypes[0] == "bfloat16":  # see `schedules.cpu.intrinsics.bf16`
         for buffer in (recipe.data.source, recipe.weight.source):
             body = tirx.AttrStmt(number(0), "tilewright.keep_bfloat16", buffer.data, body)
-    new = s_tir.SBlock(
-        block.iter_vars, block.reads, [write], block.name_hint, body,
-        alloc_buffers=list(sums.buffers),
-        annotations=dict(block.annotations.items()),
-    )  # fmt: skip
-    sch.state.replace(sch.get_sref(heart), new, {block: new})
+    replace_body(sch, heart, body, sums.buffers)
 
 
 def loads_in(value: Any) -> list[Any]:
@@ -323,9 +320,3 @@ def _order(kind: str, order: str, lead: list[Any], outer: list[Any], columns: An
     if order == "strip":
         return [*lead, *outer[:-1], columns, outer[-1]]
     return [*lead, *outer, columns]
-
-
-def _is_cut(sch: Schedule, block: Any, width: int) -> bool:
-    """Whether the output's columns are not a multiple of the panel width."""
-    last = sch.get(block).writes[0].source.shape[-1]
-    return not (isinstance(last, tirx.IntImm) and int(last) % width == 0)

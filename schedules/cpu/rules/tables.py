@@ -10,8 +10,9 @@ from schedules.cpu.rules.base import (
     find_kernel,
     leaf_blocks,
     parallelize,
+    replace_body,
 )
-from schedules.tvm_adapter import Schedule, s_tir
+from schedules.tvm_adapter import Schedule
 from targets.spec import TargetSpec
 
 
@@ -44,9 +45,5 @@ class TableLookup:
             raise NotApplicableError("the operands are not bytes and a table")
         x, table = narrow[0].source, wide[0].source
         body = tables.statement(x, table, write.source, write.region[0].min, count)
-        new = s_tir.SBlock(
-            block.iter_vars, block.reads, block.writes, block.name_hint, body,
-            annotations=dict(block.annotations.items()),
-        )  # fmt: skip
-        sch.state.replace(sch.get_sref(whole), new, {block: new})
+        replace_body(sch, whole, body)
         return Applied("elementwise", f"{count} bytes at a time")

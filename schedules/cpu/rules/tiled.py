@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from schedules.cpu.annotations import DOT, KERNEL, STEP
 from schedules.cpu.rules.base import (
     Applied,
@@ -14,6 +12,7 @@ from schedules.cpu.rules.base import (
     extent,
     find_kernel,
     inline_between,
+    is_cut,
     output_dtype,
     outputs,
     pad_rows,
@@ -103,7 +102,7 @@ class RegisterTiled:
             if tile_loops:  # none for a single element
                 width = store_lanes(sch, consumer, spec, vectors * lanes, lanes)
                 store_tile(sch, tile_loops[:-1], tile_loops[-1], width)
-        if any(_is_cut(sch, consumer, vectors * lanes) for consumer in consumers):
+        if any(is_cut(sch, consumer, vectors * lanes) for consumer in consumers):
             sch.annotate(co, "pragma_loop_partition_hint", 1)
         parallelize(sch, tiles)
         if dot is None:
@@ -121,9 +120,3 @@ class RegisterTiled:
             sch.vectorize(sch.get_loops(start)[-1])
             sch.tensorize(ci, str(dot))
         return Applied(kind, f"tile {row_outer}x{row_inner} rows, {vectors}x{lanes} {dtype}")
-
-
-def _is_cut(sch: Schedule, block: Any, width: int) -> bool:
-    """Whether the output's columns are not a multiple of the panel width."""
-    last = sch.get(block).writes[0].source.shape[-1]
-    return not (isinstance(last, tirx.IntImm) and int(last) % width == 0)

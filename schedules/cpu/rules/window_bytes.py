@@ -19,11 +19,12 @@ from schedules.cpu.rules.base import (
     outputs,
     pad_rows,
     parallelize,
+    replace_body,
     same_block,
     stages_with_role,
     store_lanes,
 )
-from schedules.tvm_adapter import Schedule, s_tir, tirx
+from schedules.tvm_adapter import Schedule, tirx
 from targets.spec import TargetSpec
 
 
@@ -106,8 +107,4 @@ def _replace(sch: Schedule, heart: Any, choice: dict[str, Any]) -> None:
         kernel=tuple(choice["kernel"]), geometry=geometry, tile=(rows, columns),
         registers=registers, dots=choice["multiply"] == "sdot",
     )  # fmt: skip
-    new = s_tir.SBlock(
-        block.iter_vars, block.reads, [write], block.name_hint, body, alloc_buffers=[registers],
-        annotations=dict(block.annotations.items()),
-    )  # fmt: skip
-    sch.state.replace(sch.get_sref(heart), new, {block: new})
+    replace_body(sch, heart, body, [registers])

@@ -19,11 +19,12 @@ from schedules.cpu.rules.base import (
     outputs,
     pad_rows,
     parallelize,
+    replace_body,
     stages_with_role,
     store_tile,
 )
 from schedules.cpu.templates.winograd_tiles import kernel_of, tile_outputs
-from schedules.tvm_adapter import Schedule, s_tir, tirx
+from schedules.tvm_adapter import Schedule, tirx
 from targets.spec import TargetSpec
 
 #: Channels whose data are transformed side by side: what 16 bytes hold once they are factors.
@@ -93,16 +94,6 @@ def _starts(region: Any) -> list[Any]:
     return [r.min for r in region.region]
 
 
-def _exchange(sch: Schedule, heart: Any, body: Any, buffers: list[Any] | None = None) -> None:
-    """Put statements in the place of a block's loops."""
-    block = sch.get(heart)
-    new = s_tir.SBlock(
-        block.iter_vars, block.reads, block.writes, block.name_hint, body,
-        alloc_buffers=buffers or [], annotations=dict(block.annotations.items()),
-    )  # fmt: skip
-    sch.state.replace(sch.get_sref(heart), new, {block: new})
-
-
 def _replace_transform(sch: Schedule, block: Any, m: int) -> None:
     node = sch.get(block)
     (read,), (write,) = node.reads, node.writes
@@ -118,7 +109,7 @@ def _replace_transform(sch: Schedule, block: Any, m: int) -> None:
     def store(i: int, j: int, value: Any) -> Any:
         return tirx.BufferStore(write.source, value, [i0 + i, j0 + j, *place, ramp(channel, lanes)])
 
-    _exchange(sch, block, winograd_vectors.transform_data(m, load, store, dtype, lanes))
+    replace_body(sch, block, winograd_vectors.transform_data(m, load, store, dtype, lanes))
 
 
 def _replace_back(sch: Schedule, block: Any, m: int) -> None:
@@ -134,7 +125,7 @@ def _replace_back(sch: Schedule, block: Any, m: int) -> None:
     def store(y: int, x: int, value: Any) -> Any:
         return tirx.BufferStore(write.source, value, [n, h + y, w + x, ramp(o, 4)])
 
-    _exchange(sch, block, winograd_vectors.transform_back(m, load, store, dtype, 4))
+    replace_body(sch, block, winograd_vectors.transform_back(m, load, store, dtype, 4))
 
 
 def _replace_product(sch: Schedule, block: Any, choice: dict[str, Any]) -> None:
@@ -173,4 +164,4 @@ def _replace_product(sch: Schedule, block: Any, choice: dict[str, Any]) -> None:
         ),
         sums, choice["unroll"],
     )  # fmt: skip
-    _exchange(sch, block, body, [sums.buffer])
+    replace_body(sch, block, body, [sums.buffer])

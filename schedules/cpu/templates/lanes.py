@@ -18,14 +18,13 @@ from schedules.cpu.compute import lanes
 from schedules.cpu.compute.canonical import geometry_of
 from schedules.cpu.microkernels import kernel_named, kernels_for
 from schedules.cpu.microkernels.base import Groups, MicroKernel
+from schedules.cpu.templates.products import needs_padding, weights_are_larger
 from schedules.cpu.tiling import RegisterTile
 from schedules.space import Choice, Decision, Space
-from schedules.workload import Extent, Workload
+from schedules.workload import LEAST, Extent, Workload
 from targets.spec import DTYPE_BYTES, TargetSpec
 
 ALGORITHM = "lanes"
-#: A workload's attribute: the least of its weights, if it is -128 and that matters.
-LEAST = "least"
 #: Tiles that a search may choose from, the analytic model's favourites.
 MAX_TILES = 24
 MAX_ROWS, MAX_VECTORS = 16, 8
@@ -37,8 +36,11 @@ BLOCK_CYCLES = 6.0
 EPILOGUE_INSTRUCTIONS, COLUMN_LOADS = (4.0, 6.0), 2.0
 #: Bytes of weights from the second cache in a cycle that arithmetic does not hide.
 STREAM_BYTES = 32.0
-#: A line of a window is read as one run of memory where a position has fewer bytes than this.
-FLAT_BYTES = 16
+#: Elements of a vector register. A line of a window is read as one run of memory where a position
+#: has fewer channels.
+VECTOR_ELEMENTS = {"float32": 4, "float16": 8, "bfloat16": 8, "uint8": 16, "int8": 16}
+#: Rows that blocks are chosen for where their number is not known.
+UNKNOWN_ROWS = 64
 #: From so many panels on activations are shifted once, not by each of them.
 SHIFT_ONCE = 4
 #: Vector registers left to LLVM.
@@ -186,8 +188,8 @@ def _space(workload: Workload, kernel: MicroKernel, spec: TargetSpec) -> Space |
     }  # fmt: skip
     if workload.operator != "batch_matmul":
         decisions.append(Decision("order", orders))
-        default["order"] = "columns" if _weights_are_larger(workload) else orders[1]
-    if workload.operator == "conv2d" and _needs_padding(workload):
+        default["order"] = "columns" if weights_are_larger(workload) else orders[1]
+    if workload.operator == "conv2d" and needs_padding(workload):
         decisions.append(Decision("pad", ("once", "strip")))
         default["pad"] = "once"
     elif _reading(workload, kernel).shifted:
@@ -233,16 +235,14 @@ def _reading(workload: Workload, kernel: MicroKernel) -> lanes.Reading:
     return lanes.Reading(groups, flat, shifted, workload.dtypes[2])
 
 
-#: Elements of a vector register.
-VECTOR_ELEMENTS = {"float32": 4, "float16": 8, "bfloat16": 8, "uint8": 16, "int8": 16}
-
-
 @lru_cache(maxsize=4096)
 def _tiles(workload: Workload, name: str, spec: TargetSpec) -> tuple[list[int], ...]:
     """Blocks of sums that fit into the registers, the best by the analytic model first."""
     kernel = kernel_named(name, workload.dtypes, spec, **_weights(workload))
     high, wide = _rows(workload)
     groups = int(workload.attributes.get("groups", 1))
+    if groups > 1 and int(workload.weight[1]) < kernel.group:
+        return ()  # a step would reach into the next group of channels, or behind the last one
     columns = _known(workload.output[-1], 48) // groups
     found: list[tuple[float, int, list[int]]] = []
     for vectors in range(1, MAX_VECTORS + 1):
@@ -271,7 +271,7 @@ def _cycles(workload: Workload, kernel: MicroKernel, tile: RegisterTile, spec: T
     """Cycles of all blocks of a product."""
     reading = _reading(workload, kernel)
     groups = reading.groups
-    high, wide = (v or 64 for v in _rows(workload))
+    high, wide = (v or UNKNOWN_ROWS for v in _rows(workload))
     split = int(workload.attributes.get("groups", 1))
     columns = _known(workload.output[-1], 48) // split
     lead = prod(_known(v, 1) for v in workload.output[:1]) if workload.operator == "conv2d" else (
@@ -299,7 +299,8 @@ def _cycles(workload: Workload, kernel: MicroKernel, tile: RegisterTile, spec: T
         total += panel / STREAM_BYTES
     if columns % tile.columns:
         total *= 1.05  # the part of a panel that hangs over is stored element by element
-    return blocks * total
+    # As everywhere, cycles are those of one row where their number is not known.
+    return blocks * total / prod(UNKNOWN_ROWS for v in _rows(workload) if not v)
 
 
 def _rows(workload: Workload) -> tuple[int, int]:
@@ -311,16 +312,3 @@ def _rows(workload: Workload) -> tuple[int, int]:
 
 def _known(extent: Extent, otherwise: int) -> int:
     return extent if isinstance(extent, int) else otherwise
-
-
-def _needs_padding(workload: Workload) -> bool:
-    return any(workload.attributes["padding"]) or prod(int(v) for v in workload.weight[2:]) > 1
-
-
-def _weights_are_larger(workload: Workload) -> bool:
-    """Whether the weights outweigh the activations: then they are what to read only once."""
-
-    def size(extents: tuple[int | str, ...]) -> int:
-        return prod(v if isinstance(v, int) else 1 for v in extents)
-
-    return size(workload.weight) >= size(workload.data)

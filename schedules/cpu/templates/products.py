@@ -47,7 +47,7 @@ class Direct:
         tiles = self._tiles(workload, spec)
         orders = ("columns", "strip", "rows") if workload.operator == "conv2d" else (
             "columns", "rows")  # fmt: skip
-        order = "columns" if _weights_are_larger(workload) else orders[1]
+        order = "columns" if weights_are_larger(workload) else orders[1]
         decisions = [
             Decision("tile", tuple(t.tile.as_list() for t in tiles[:MAX_TILES])),
             Decision("unroll", UNROLLS),
@@ -60,7 +60,7 @@ class Direct:
         if workload.operator != "batch_matmul":
             decisions.append(Decision("order", orders))
             default["order"] = order
-        if workload.operator == "conv2d" and _needs_padding(workload):
+        if workload.operator == "conv2d" and needs_padding(workload):
             decisions.append(Decision("pad", ("once", "strip")))
             default["pad"] = "once"
         return (Space(ALGORITHM, tuple(decisions), default),)
@@ -287,11 +287,12 @@ def _matrix(workload: Workload) -> tuple[tuple[int, int], int, int]:
     return (1, rows), known(workload.output[-1], 48), known(workload.data[-1], 1)
 
 
-def _needs_padding(workload: Workload) -> bool:
+def needs_padding(workload: Workload) -> bool:
+    """Whether a convolution reads beyond the edges of its image, or a window of it."""
     return any(workload.attributes["padding"]) or prod(int(v) for v in workload.weight[2:]) > 1
 
 
-def _weights_are_larger(workload: Workload) -> bool:
+def weights_are_larger(workload: Workload) -> bool:
     """Whether the weights outweigh the activations: then they are what to read only once."""
 
     def size(extents: tuple[int | str, ...]) -> int:

@@ -10,9 +10,8 @@ from schedules.cpu.annotations import CHOICE
 from schedules.cpu.compute import window_bytes
 from schedules.cpu.compute.canonical import geometry_of
 from schedules.cpu.compute.neon_integers import BYTES
-from schedules.cpu.templates.lanes import LEAST
 from schedules.space import Choice, Decision, Space
-from schedules.workload import Extent, Workload
+from schedules.workload import LEAST, Extent, Workload
 from targets.spec import TargetSpec
 
 ALGORITHM = "bytes"
