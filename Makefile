@@ -62,7 +62,7 @@ test: setup
 	$(PYTEST) -m "not slow and not zoo" $(PYTEST_ARGS)
 
 test-all: setup
-	$(PYTEST) $(PYTEST_ARGS)
+	TILEWRIGHT_EXAMPLES=5 $(PYTEST) $(PYTEST_ARGS)
 
 # One target a checker, so that `make -k lint` shows what all of them find.
 lint: lint-ruff lint-format lint-types lint-layers lint-cycles lint-files

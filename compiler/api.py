@@ -176,7 +176,8 @@ def compile(  # noqa: A001 - the name users expect
     search = Tune.parse(tune)
     precision = read_precision(precision)
     required = read_required(require_tuned)
-    spec = choose_target(target, measure=measure is True and device is None)
+    board = device or _device_of(search)
+    spec = choose_target(target, measure=measure is True and board is None)
     check_precision(precision, spec)
     devices = split_target(spec, host)
     request = read_request(
@@ -205,8 +206,8 @@ def compile(  # noqa: A001 - the name users expect
             where="device",
             hint="leave one of them out",
         )
-    if device is None and measure is not False and devices.accelerator is None:
-        device = _device_of(search)
+    if measure is not False and devices.accelerator is None:
+        device = board
     measure = False if device is not None else measure
     if estimate and runs_here and device is None:
         raise InputError(

@@ -175,7 +175,7 @@ class Comparison:
             units.count(row.instructions, 1e6, 1),
             units.count(row.cycles, 1e6, 1),
             units.milliseconds_of(row.latency),
-            units.MISSING if ratio is None else f"{ratio.value:.2f}",
+            units.ratio(ratio),
             units.percent(row.tuned),
             row.basis,
         )
@@ -190,10 +190,7 @@ class Comparison:
                 "compare, and a real device may differ by a factor of two."
             )
         if len(labels) > 1:
-            found.append(
-                "Ratios between a measured and an estimated latency are rough; between two "
-                "estimated ones they are better than either."
-            )
+            found.append("Ratios between a measured and an estimated latency are rough.")
         found += [f"{row.target}: {row.error}" for row in self.rows if row.error]
         for row in self.rows:
             missing = row.report.elsewhere if row.report is not None else None

@@ -6,9 +6,6 @@ from dataclasses import dataclass
 
 from .figure import Figure
 
-#: What the times of such a report are based on.
-BASES = ("device", "estimate", "peaks")
-
 
 @dataclass(frozen=True, slots=True)
 class Elsewhere:
@@ -51,4 +48,4 @@ class Elsewhere:
         return "least times that the target's peak rates allow (estimated); nothing ran"
 
 
-__all__ = ["BASES", "Elsewhere"]
+__all__ = ["Elsewhere"]

@@ -24,10 +24,6 @@ if TYPE_CHECKING:
 
 _TOP = 20
 _WIDE = 120
-_SHORT = {
-    "measured": "meas.", "counted": "count.", "emulated": "emul.", "simulated": "sim.",
-    "estimated": "est.",
-}  # fmt: skip
 
 
 def to_text(report: ReportData, *, width: int = 100, top: int = _TOP) -> str:
@@ -304,7 +300,7 @@ def _search(search: PrecisionSearch) -> Table:
     table.add_column("layers", overflow="fold")
     table.add_column("metric\nmeas.", justify="right")
     table.add_column("change", justify="right")
-    table.add_column(f"ms\n{_SHORT[label]}", justify="right")
+    table.add_column(f"ms\n{units.SHORT[label]}", justify="right")
     table.add_column("budget", overflow="fold")
     for row in search_rows(search):
         table.add_row(*map(_plain, row))
@@ -336,7 +332,7 @@ def _summary(report: ReportData) -> Table:
 
 def _header(title: str, figures: Sequence[Figure | None]) -> str:
     """A column's title with the labels of the figures below it."""
-    labels = sorted({_SHORT[figure.label] for figure in figures if figure is not None})
+    labels = sorted({units.SHORT[figure.label] for figure in figures if figure is not None})
     return "\n".join([title, "/".join(labels)])
 
 

@@ -51,6 +51,16 @@ def size(figure: Figure | None) -> str:
     return MISSING if figure is None else scaled(figure.value, "B", step=1024)
 
 
+#: Labels where there is little room.
+SHORT = {"measured": "meas.", "counted": "count.", "simulated": "sim.", "estimated": "est.",
+          "emulated": "emul."}  # fmt: skip
+
+
+def ratio(figure: Figure | None) -> str:
+    """A ratio and its label, as in ``0.31 est.``."""
+    return MISSING if figure is None else f"{figure.value:.2f} {SHORT[figure.label]}"
+
+
 def count(figure: Figure | None, divisor: float, digits: int) -> str:
     """A count in a fixed unit: FLOP over 1e6, bytes over 2**20."""
     return MISSING if figure is None else f"{figure.value / divisor:,.{digits}f}"

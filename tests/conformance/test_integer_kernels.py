@@ -37,10 +37,13 @@ def test_random_operators(target):
         assert not [(k.name, k.why) for k in kernels if k.fallback]
 
 
-@pytest.mark.parametrize("part", range(4))
+SLOW_PARTS = [pytest.param(part, marks=pytest.mark.slow) for part in range(4, 12)]
+
+
+@pytest.mark.parametrize("part", [*range(4), *SLOW_PARTS])
 def test_each_kind(part):
     """A quarter of the kinds in one module, which compiles faster than a module each."""
-    kinds = sorted(set(KINDS))[part::4]
+    kinds = sorted(set(KINDS))[part % 4 :: 4]
     maker = Maker(random.Random(part))
     check([maker.case(kind) for kind in kinds], runnable("x86"), draws=4)
 

@@ -21,10 +21,13 @@ def test_random_operators(target):
     assert not [(k.name, k.why) for k in kernels if k.fallback]
 
 
-@pytest.mark.parametrize("part", range(2))
+SLOW_PARTS = [pytest.param(part, marks=pytest.mark.slow) for part in range(2, 6)]
+
+
+@pytest.mark.parametrize("part", [*range(2), *SLOW_PARTS])
 def test_each_kind(part):
     """Half of the kinds in one module, which compiles faster than a module each."""
-    kinds = LOW_KINDS[part::2]
+    kinds = LOW_KINDS[part % 2 :: 2]
     maker = LowMaker(random.Random(part))
     check([maker.case(kind) for kind in kinds], runnable("x86"), draws=3)
 

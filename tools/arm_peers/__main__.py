@@ -3,8 +3,8 @@
     python -m tools.arm_peers [--only ours] [--net resnet18] [--precision int8] [--core cortex-a72]
 
 Figures that are not asked for stay as they are in the file; ``--missing`` takes only those that
-it lacks. Counts are kept in
-``.venvs/arm-peers/counts``: ``--again`` estimates their cycles once more without the emulator.
+it lacks. Counts are kept in ``.venvs/arm-peers/counts``: ``--again`` estimates their cycles once
+more without the emulator.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from tools.arm_peers.counts import Entry, count
 
 
 def count_ours(net: str, precision: str, target: str, wheels: Path | None) -> list[Entry]:
-    """Compile a network and count one inference of its deployment by the C++ runner.
+    """Compile a network and count one inference of its deployment by the C runner.
 
     Args:
         net: A benchmark network.

@@ -34,7 +34,7 @@ data in the first cache. Nothing here was measured on a device; ratios mean more
 Every contender sees the core alone: its features, and its name where a library asks Linux for \
 it, so that each chooses the kernels that it would choose there."""
 _SETTINGS = """\
-- **Tilewright**: `compile(net, target="arm/…")` with the shipped records, run by the C++ runner.
+- **Tilewright**: `compile(net, target="arm/…")` with the shipped records, run by the C runner.
 - **ncnn**: converted by pnnx; 16-bit floats off. int8: a scale for each output channel, six bits \
 for the weights of 3×3 convolutions of stride 1 (ncnn's integer Winograd needs them) and eight for \
 others, int8 kept between neighbouring convolutions, sums and pools in fp32, as ncnn's own \

@@ -7,6 +7,7 @@ import os
 import resource
 import zlib
 from collections.abc import Callable, Sequence
+from itertools import chain, repeat, zip_longest
 from pathlib import Path
 from statistics import median
 from time import perf_counter, perf_counter_ns
@@ -60,13 +61,14 @@ def measure(
         packed = kernels.pack_arguments(task, choice, spec, list(arrays))
         mine = [
             buffer if array is given else Buffer.holding(array)
-            for array, given, buffer in zip(packed, arrays, buffers, strict=True)
+            for array, given, buffer in zip_longest(packed, arrays, buffers)
         ]
         tensors = [buffer.tensor for buffer in (*mine, *results)]
-        weights = [b.tensor for b, a in zip(mine, inputs, strict=True) if a.role == "weight"]
+        roles = chain((a.role for a in inputs), repeat("weight"))
+        weights = [b.tensor for b, role in zip(mine, roles, strict=False) if role == "weight"]
         cold = weights if task.workload.operator != "batch_matmul" else []
 
-        def call() -> tuple[float, bool]:
+        def call(_kept: object = (mine, tensors)) -> tuple[float, bool]:
             function(*tensors)  # the activations as a network leaves them
             if cold:
                 flush(buffers[0].tensor, *cold)
@@ -77,7 +79,6 @@ def measure(
             alone = resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw == before
             return float(elapsed), alone
 
-        call._keeps = (mine, tensors)  # type: ignore[attr-defined]
         return call
 
     calls = [caller(*candidate) for candidate in candidates]
