@@ -110,6 +110,12 @@ def _boards(options: Tune) -> dict[str, Board] | None:
         return None
     known = read_devices()
     names = dict.fromkeys(name for name in options.device.replace(" ", "").split(",") if name)
+    if not names:
+        raise InputError(
+            f"{options.device!r} names no device",
+            where="device",
+            hint="give names of `tilewright devices`, or user@host",
+        )
     return {name: find_device(name, known) for name in names}
 
 

@@ -56,6 +56,7 @@ class BoardRunner(DeviceRunner):
         DeviceError: No board can be used: it cannot be reached, is another machine, lacks
             features, memory or room; or the boards have different processors.
         DeployError: There is no runtime, runner or ssh program.
+        FileError: The cache cannot be written.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class BoardRunner(DeviceRunner):
             timing=timing, limits=limits, acquire_s=acquire_s, margin_s=margin_s,
         )  # fmt: skip
         self._gone_since = time.monotonic()
+        self._reached = True  # by a candidate, since the last board was lost
         self._start(len(self._devices))
 
     @property
@@ -114,6 +116,10 @@ class BoardRunner(DeviceRunner):
                 errors.append(error)
                 self._notes.append(f"{name} is left out: {error.message}")
                 continue
+            except BaseException:
+                for device in found:
+                    device.tunnel.close()
+                raise
             found.append(_Device(name, facts, tunnel))
             if facts.governor not in ("", "performance"):
                 self._notes.append(
@@ -128,6 +134,7 @@ class BoardRunner(DeviceRunner):
         """The server on a board, through the tunnel."""
         order = {"order": "acquire", "address": ["127.0.0.1", self._devices[index].tunnel.open()]}
         self._ask(worker, order, self._acquire_s, cancelled)
+        self._reached = True
 
     def _go_without(self, index: int, job: Job, reason: str) -> bool:
         """Try to reach a board again until it answers; False if the search is over before.
@@ -140,8 +147,9 @@ class BoardRunner(DeviceRunner):
         with self._lock:
             self._alive -= 1
             others = self._alive
-            if others == 0:
+            if others == 0 and self._reached:  # a board that is there but lets none in is gone
                 self._gone_since = time.monotonic()
+                self._reached = False
             self._jobs.put(job)
             self._notes.append(
                 f"{device.name} does not answer ({reason}); "
@@ -150,7 +158,7 @@ class BoardRunner(DeviceRunner):
         pause, next_try = 1.0, time.monotonic() + 1.0
         while not self._closed.wait(_POLL_S):
             with self._lock:
-                if self._over is not None:
+                if self._ended():
                     return False
                 if self._alive == 0:
                     self._discard_cancelled()
@@ -167,10 +175,16 @@ class BoardRunner(DeviceRunner):
                 next_try = time.monotonic() + pause
                 continue
             with self._lock:
+                if self._ended():
+                    return False
                 self._alive += 1
                 self._notes.append(f"{device.name} answers again")
             return True
         return False
+
+    def _ended(self) -> bool:
+        """Whether the search is over; asked with the lock held."""
+        return self._over is not None
 
     def _discard_cancelled(self) -> None:
         """Nobody takes candidates now; those that nobody waits for any more must not wait."""

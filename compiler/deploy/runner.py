@@ -50,7 +50,7 @@ class CrossCompiler:
     Attributes:
         name: For people.
         command: Its program with the arguments that come first.
-        identity: What its output depends on: its version.
+        identity: What its output depends on: its version and its target.
     """
 
     name: str
@@ -111,8 +111,9 @@ def build_kernel_program(machine: str, tell: Tell | None = None) -> Path:
             tell(f"building the program that calls kernels for {machine}, once")
         call_compiler(
             compiler,
-            [*_FLAGS, *_includes(), str(KERNEL_SOURCE), "-rdynamic", "-ldl",
-             "-o", str(folder / KERNEL_PROGRAM)],
+            [*_FLAGS, *_includes(), str(KERNEL_SOURCE), "-rdynamic",
+             # What kernels of a shared object call without naming where it is.
+             "-Wl,--no-as-needed", "-lm", "-ldl", "-o", str(folder / KERNEL_PROGRAM)],
         )  # fmt: skip
 
     return cached(f"kernel/{machine}-{label.hexdigest()[:16]}", make) / KERNEL_PROGRAM
@@ -175,7 +176,9 @@ def find_compiler(machine: str, language: str = "c") -> CrossCompiler:
     if machine in _ZIG_TARGETS and importlib.util.find_spec("ziglang") is not None:
         program = {"c": "cc", "c++": "c++"}[language]
         command = (sys.executable, "-m", "ziglang", program, "-target", *_ZIG_TARGETS[machine])
-        return CrossCompiler("zig", command, f"zig {metadata.version('ziglang')}")
+        return CrossCompiler(
+            "zig", command, f"zig {metadata.version('ziglang')} {' '.join(_ZIG_TARGETS[machine])}"
+        )
     program = {"c": "gcc", "c++": "g++"}[language]
     names = [f"{_GNU[machine]}-{program}"] if machine in _GNU else []
     names += [program] if os.uname().machine == machine else []

@@ -107,10 +107,12 @@ class Tunnel:
         Raises:
             DeviceError: Other ports would not help.
         """
-        here, there = _free_port(), random.choice(_PORTS)  # noqa: S311 - no secret
+        there = random.choice(_PORTS)  # noqa: S311 - no secret
         command = f"cd {shlex.quote(self._folder)} && exec ./{PROGRAM} --rpc {there} --tied"
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the tunnel
+        self._forget()
         try:
+            here = _free_port()
+            self._said = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the tunnel
             self._process = subprocess.Popen(
                 self.board.words(command, forward=(here, there)),
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said,
@@ -119,7 +121,11 @@ class Tunnel:
             )  # fmt: skip
         except OSError as error:
             raise DeployError(f"ssh failed: {error}", where=self.board.host) from error
-        line = self._first_line()
+        try:
+            line = self._first_line()
+        except BaseException:
+            self._end()
+            raise
         if line.startswith(b"listening"):
             self._port = here
             return None
@@ -181,9 +187,12 @@ class Tunnel:
         """End the server and the connection."""
         with self._lock:
             self._end()
-            if self._said is not None:
-                self._said.close()
-                self._said = None
+            self._forget()
+
+    def _forget(self) -> None:
+        if self._said is not None:
+            self._said.close()
+            self._said = None
 
 
 def _free_port() -> int:

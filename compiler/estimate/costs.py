@@ -46,6 +46,7 @@ class CostModel:
     Attributes:
         version: LLVM's release.
         processor: LLVM's name of the processor.
+        attributes: Extensions that the target adds to it or takes away: ``+i8mm``, ``-sha2``.
     """
 
     version: str
@@ -53,6 +54,13 @@ class CostModel:
     mca: str
     mc: str
     triple: str
+    attributes: tuple[str, ...] = ()
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """The processor and its extensions, for either program."""
+        extensions = (f"-mattr={','.join(self.attributes)}",) if self.attributes else ()
+        return (f"-mcpu={self.processor}", *extensions)
 
     @property
     def is_x86(self) -> bool:
@@ -64,7 +72,7 @@ class CostModel:
 
 
 def cost_model(spec: TargetSpec) -> CostModel:
-    """The newest llvm-mca that is installed, for a target's processor.
+    """The distribution's llvm-mca, or the newest beside it if that is old, for a processor.
 
     Raises:
         EmulationError: There is none.
@@ -79,7 +87,9 @@ def cost_model(spec: TargetSpec) -> CostModel:
                 continue  # the distribution's default; a newer one may be beside it
             processor = str(spec.tvm.get("mcpu", "generic"))
             triple = str(spec.tvm.get("mtriple", "x86_64-unknown-linux-gnu"))
-            return CostModel(version, _MODELS.get(processor, processor), mca, mc, triple)
+            name = _MODELS.get(processor, processor)
+            attributes = tuple(map(str, spec.tvm.get("mattr", ())))
+            return CostModel(version, name, mca, mc, triple, attributes)
     raise EmulationError(
         "llvm-mca is not installed",
         where=spec.name,
@@ -121,7 +131,9 @@ class BlockCosts:
         costs = self._costs([(trace.code, trace.count * trace.instructions) for trace in found])
         weight = sum(t.count * t.instructions for t in found if t.code in costs)
         known = sum(t.count * costs[t.code] for t in found if t.code in costs)
-        rate = known / weight if weight else 1.0
+        if found and not weight:
+            raise EmulationError("llvm-mca knows none of the code", where=str(self.model))
+        rate = known / weight if weight else 0.0
         result = [0.0] * len(blocks)
         for trace in found:
             cost = costs.get(trace.code)
@@ -152,22 +164,15 @@ class BlockCosts:
         return found
 
 
-def block_cycles(blocks: Sequence[Block], model: CostModel) -> list[float]:
-    """As `BlockCosts.totals`, for once.
-
-    Raises:
-        EmulationError: llvm-mca fails.
-    """
-    return BlockCosts(model).totals(blocks)
-
-
 def _analyze(codes: Sequence[bytes], model: CostModel) -> dict[bytes, float]:
     """Cycles of one run of each piece of code among many, one after the other."""
     text = []
-    for i, lines in enumerate(_disassemble(codes, model)):
+    disassembled = _disassemble(codes, model)
+    for i, lines in enumerate(disassembled):
         text += [f"# LLVM-MCA-BEGIN b{i}", *lines, f"# LLVM-MCA-END b{i}"]
     assembly = "\n".join(text) + "\n"
-    few, many = (_total_cycles(assembly, n, model) for n in (_FEW, _MANY))
+    lengths = [len(lines) for lines in disassembled]
+    few, many = (_total_cycles(assembly, n, lengths, model) for n in (_FEW, _MANY))
     return {
         code: max(0.0, (many[i] - few[i]) / (_MANY - _FEW))
         for i, code in enumerate(codes)
@@ -175,13 +180,21 @@ def _analyze(codes: Sequence[bytes], model: CostModel) -> dict[bytes, float]:
     }
 
 
-def _total_cycles(assembly: str, iterations: int, model: CostModel) -> dict[int, float]:
-    """Cycles of so many iterations of each region, by its number."""
+def _total_cycles(
+    assembly: str, iterations: int, lengths: Sequence[int], model: CostModel
+) -> dict[int, float]:
+    """Cycles of so many iterations of each region, by its number.
+
+    Regions with instructions that the model does not know are left out: their cycles would be
+    too few.
+    """
     regions = _simulate(assembly, iterations, model)
     try:
+        views = {int(region["Name"][1:]): region["SummaryView"] for region in regions}
         return {
-            int(region["Name"][1:]): float(region["SummaryView"]["TotalCycles"])
-            for region in regions
+            number: float(view["TotalCycles"])
+            for number, view in views.items()
+            if int(view["Instructions"]) >= iterations * lengths[number]
         }
     except (ValueError, KeyError, IndexError, TypeError) as error:
         raise _unclear(error, model) from error
@@ -198,8 +211,8 @@ def _dispatch_width(model: CostModel) -> float:
 
 def _simulate(assembly: str, iterations: int, model: CostModel) -> list[dict[str, Any]]:
     command = [
-        model.mca, f"-mtriple={model.triple}", f"-mcpu={model.processor}",
-        f"-iterations={iterations}", "-json", "-skip-unsupported-instructions=any",
+        model.mca, f"-mtriple={model.triple}", *model.options, f"-iterations={iterations}",
+        "-json", "-skip-unsupported-instructions=any",
         "-instruction-info=false", "-resource-pressure=false",
     ]  # fmt: skip
     answer = _run(command, assembly)
@@ -219,13 +232,13 @@ def _disassemble(codes: Sequence[bytes], model: CostModel) -> list[list[str]]:
 
     On x86 the emulator's last instruction of a page may be cut off; it is left out.
     """
-    command = [model.mc, "--disassemble", f"-triple={model.triple}", f"-mcpu={model.processor}"]
+    command = [model.mc, "--disassemble", f"-triple={model.triple}", *model.options]
     mark, trap = _SEPARATORS[model.is_x86]
     groups = [" ".join(f"0x{byte:02x}" for byte in code) for code in codes]
     # Brackets keep what is before a separator from swallowing it.
     text = f"\n[{mark}]\n".join(f"[{group}]" for group in groups)
     blocks: list[list[str]] = [[]]
-    for line in _run(command, text + "\n", partial=True).splitlines():
+    for line in _run(command, text + "\n", partial=model.is_x86).splitlines():
         lines, word = blocks[-1], line.strip()
         if not word or line.startswith("\t."):
             continue
@@ -244,14 +257,15 @@ def _run(command: list[str], text: str, *, partial: bool = False) -> str:
     """What a program answers; with `partial` also if it warns of a part that it cannot read."""
     try:
         done = subprocess.run(
-            command, input=text, capture_output=True, text=True, timeout=_SECONDS, check=False
-        )
+            command, input=text, capture_output=True, text=True, timeout=_SECONDS, check=False,
+            start_new_session=True,  # Ctrl-C ends the search, and not a candidate's figures
+        )  # fmt: skip
     except (OSError, subprocess.SubprocessError) as error:
         raise EmulationError(f"{command[0]} failed: {error}", where="estimate") from error
-    if done.returncode and not (partial and done.stdout.strip()):
+    if done.returncode and not (partial and done.returncode > 0 and done.stdout.strip()):
         lines = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
         raise EmulationError(f"{command[0]} failed: {lines[0][:200]}", where="estimate")
     return done.stdout
 
 
-__all__ = ["COVERED", "BlockCosts", "CostModel", "block_cycles", "cost_model"]
+__all__ = ["COVERED", "BlockCosts", "CostModel", "cost_model"]

@@ -29,6 +29,11 @@ _INSTALL = {
 #: QEMU's names of processors where they are not LLVM's.
 _PROCESSORS = {"neoverse-v1": "max", "x86_64": "max"}
 _SECONDS = 1800
+#: Caches that the plugin simulates (caches.h).
+MAX_LEVELS = 3
+#: What QEMU says of a plugin for another version of its interface.
+PLUGIN_REFUSED = "API version"
+PLUGIN_HINT = "the counter is written for the plugins of QEMU 4.2 to 8.2; install one of those"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +107,7 @@ def count_blocks(
     plugin = counter_plugin()
     with tempfile.TemporaryDirectory(prefix="tilewright-count-") as work:
         blocks, maps = Path(work) / "blocks", Path(work) / "maps"
-        command += ["-plugin", f"{plugin},{cache_option(processor or spec)},out={blocks}"]
+        command += ["-plugin", f"{plugin}{cache_option(processor or spec)},out={blocks}"]
         command += [str(folder / "run"), str(folder), "--threads", "1", "--maps", str(maps)]
         try:
             done = subprocess.run(
@@ -112,14 +117,18 @@ def count_blocks(
             raise EmulationError(f"the emulator failed: {error}", where=spec.name) from error
         if done.returncode:
             reason = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
-            hint = "the code uses an instruction that this processor does not have" if (
-                done.returncode in (-4, 132)) else "run the self-test on the device"  # fmt: skip
+            if PLUGIN_REFUSED in done.stderr:
+                reason, hint = done.stderr.strip().splitlines()[0], PLUGIN_HINT
+            elif done.returncode in (-4, 132):
+                hint = "the code uses an instruction that this processor does not have"
+            else:
+                hint = "run the self-test on the device"
             raise EmulationError(
                 f"the model failed in emulation: {reason[:200]}", where=spec.name, hint=hint
             )
         try:
-            base = _base(maps.read_text(), folder / "module.so")
-            return _read(blocks.read_text(), base, (folder / "module.so").stat().st_size)
+            first, end = _range(maps.read_text(), folder / "module.so")
+            return _read(blocks.read_text(), first, end)
         except (OSError, ValueError) as error:
             raise EmulationError(
                 f"the counts cannot be read: {error}",
@@ -129,12 +138,15 @@ def count_blocks(
 
 
 def cache_option(spec: TargetSpec) -> str:
-    """The plugin's option for the caches of a processor, as one core that runs alone has them."""
-    parts = (
+    """The plugin's option for the caches of a processor, as one core that runs alone has them.
+
+    It begins with a comma, and is empty where the target's data has no caches.
+    """
+    parts = [
         f"{cache.size_bytes}:{cache.line_bytes}:{cache.ways or 16}"
-        for cache in sorted(spec.caches, key=lambda cache: cache.level)
-    )
-    return f"caches={'/'.join(parts)}"
+        for cache in sorted(spec.caches, key=lambda cache: cache.level)[:MAX_LEVELS]
+    ]
+    return f",caches={'/'.join(parts)}" if parts else ""
 
 
 def counter_plugin() -> Path:
@@ -168,12 +180,13 @@ def counter_plugin() -> Path:
     return cached(f"counter/{label}", make) / "libcounter.so"
 
 
-def _base(maps: str, library: Path) -> int:
-    """Where the shared object begins in memory."""
-    for line in maps.splitlines():
-        if line.endswith(f"/{library.name}"):
-            return int(line.partition("-")[0], 16)
-    raise ValueError("the module is not in memory")
+def _range(maps: str, library: Path) -> tuple[int, int]:
+    """Where the shared object begins and ends in memory."""
+    lines = [line for line in maps.splitlines() if line.endswith(f"/{library.name}")]
+    if not lines:
+        raise ValueError("the module is not in memory")
+    end = lines[-1].partition("-")[2].partition(" ")[0]
+    return int(lines[0].partition("-")[0], 16), int(end, 16)
 
 
 def read_blocks(text: str) -> tuple[Block, ...]:
@@ -196,14 +209,13 @@ def read_blocks(text: str) -> tuple[Block, ...]:
     return tuple(blocks)
 
 
-def _read(text: str, base: int, size: int) -> tuple[Block, ...]:
+def _read(text: str, first: int, end: int) -> tuple[Block, ...]:
     """Blocks of the module; those of one address and length are one block."""
     found: dict[tuple[int, bytes], Block] = {}
     for block in read_blocks(text):
-        key = (block.address - base, block.code)
-        # Segments of a shared object are mapped a little further apart than they lie in it.
-        if not 0 <= key[0] < size + (1 << 20):
+        if not first <= block.address < end:
             continue
+        key = (block.address - first, block.code)
         known = found.get(key)
         found[key] = (
             replace(block, address=key[0])

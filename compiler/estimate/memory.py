@@ -1,6 +1,7 @@
 """What simulated misses cost, and how that joins the cycles of the pipelines.
 
-The shares are those that fitted best what was measured on x86, `tools.estimate_validation`.
+The shares were chosen by hand, so that estimates rank and date best what was measured on x86:
+`tools.estimate_validation` shows how well they do, with all candidates in its JSON file.
 """
 
 from __future__ import annotations

@@ -157,8 +157,8 @@ def _kernels(
 def memory_rates(spec: TargetSpec) -> dict[str, float]:
     """Bytes a cycle that one core gets out of each level: ``L1`` and so on, and ``memory``.
 
-    16 out of its first cache, 8 out of the second, 4 out of a third and from main memory, less
-    where the memory is slower.
+    Assumed: 16 out of its first cache (a vector register's load a cycle), 8 out of the second, 4
+    out of a third and from main memory, less where the memory is slower by the target's data.
     """
     levels = sorted(spec.caches, key=lambda cache: cache.level)
     rates = {f"L{c.level}": rate for c, rate in zip(levels, (16.0, 8.0, 4.0), strict=False)}

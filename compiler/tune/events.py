@@ -66,7 +66,7 @@ class Improved:
         before_us: What it beat; None if it is the first.
         after_us: Its latency.
         record: ID of the record.
-        label: Whether the latencies are ``measured`` or ``simulated``.
+        label: Whether the latencies are ``measured``, ``simulated`` or ``estimated``.
     """
 
     task: str

@@ -101,6 +101,7 @@ class Keeper:
             threads=1,
             runner=self._runner,
             label=self._label,
+            modelled=self._spec.name if self._label == "estimated" else "",
         )
         known = {record.id: record for store in self._stores for record in store.of(workload)}
         ranked = by_machine(known.values()).get(here)

@@ -32,7 +32,7 @@ class TaskStatus:
         failed: Of these, no build, a crash, a timeout or samples that are no latencies.
         state: What happens with it.
         stop: Why it is done; empty before.
-        label: Whether its latencies are ``measured`` or ``simulated``.
+        label: Whether its latencies are ``measured``, ``simulated`` or ``estimated``.
     """
 
     name: str

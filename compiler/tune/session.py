@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from compiler.tune import start
@@ -572,6 +572,8 @@ def _machine(spec: TargetSpec, measurer: Measurer, versions: Mapping[str, str]) 
         "runner": measurer.runner,
         "versions": dict(versions),
     }
+    if getattr(measurer, "label", "measured") == "estimated":
+        facts["modelled"] = [spec.name, spec.clock_hz, [asdict(cache) for cache in spec.caches]]
     return Machine(facts)
 
 

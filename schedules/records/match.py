@@ -5,7 +5,7 @@ Tiers, best first:
 - ``same CPU``: measured on the target's processor, with the target's features.
 - ``same features``: measured on another processor, for the same features and vectors.
 - ``estimated``: no device was there: counted in emulation, with the target's features, and
-  estimated by a model of a processor. Any record that was measured goes before.
+  estimated by a model of a processor. What was measured for the same features goes before.
 - ``same family``: another target of the family. Only for the start of a search.
 
 Features are compared as far as they matter to the workload (`schedules.records.features`).

@@ -31,6 +31,7 @@ class Machine:
         threads: Threads that the kernel ran on.
         runner: What ran it.
         label: Whether latencies are measured, simulated or estimated.
+        modelled: Of estimates: the target, whose clock and caches they were reckoned with.
     """
 
     cpu: str
@@ -41,6 +42,7 @@ class Machine:
     threads: int
     runner: str
     label: Label = "measured"
+    modelled: str = ""
 
     @classmethod
     def of(cls, record: Record) -> Machine:
@@ -55,6 +57,7 @@ class Machine:
             threads=by.threads,
             runner=by.runner,
             label=record.measurement.label,
+            modelled=spec.name if record.measurement.label == "estimated" else "",
         )
 
 

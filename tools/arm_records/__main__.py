@@ -114,13 +114,14 @@ def _tune(
         calibration=samples(net, _CALIBRATION) if kind == "int8" else None,
         on_tune=show,
     )
+    label = result.tasks[0].label if result.tasks else "estimated"
     ends = [
         "?" if us is None else f"{us / 1e3:.2f}"
         for us in (result.default_end_to_end_us, result.end_to_end_us)
     ]
     _say(
         f"  {result.stop}: {result.trials} trials ({result.resumed} known), {result.rejected} "
-        f"rejected, {result.failed} failed; kernels {' → '.join(ends)} ms (estimated)"
+        f"rejected, {result.failed} failed; kernels {' → '.join(ends)} ms ({label})"
     )
     return not result.interrupted
 

@@ -29,45 +29,34 @@ the mean.
 """
 
 _RUNS = """
-*Two runs*: the correlation of one measurement with another one, on a machine that was not quiet;
-no estimate can do better. Figures without a unit are ratios; all candidates are in the JSON file.
+*Two runs*: the correlation of one measurement with another one; no estimate can do better. Figures
+without a unit are ratios; all candidates are in the JSON file.
 """
 
 _NETWORKS = """
 ## Whole networks
 
-Times of the second as a share of the first's, on the same core. There is no pruning in this
-release: *pruned* has 75 % of the channels of *dense*.
+Times of the second as a share of the first's, on the same core. *Pruned* is a stack of convolutions
+with 75 % of the channels of *dense*.
 
 """
 
 _NOTES = """
 ## What remains
 
-- **int8 on this processor**: LLVM 19's model of Zen 4 gives a load that broadcasts one of the four
-  vector pipes and does not leave out moves between registers. The hot loop of an int8 convolution
-  takes 14.75 cycles by it, and 11.5 if only its arithmetic is counted. All choices of a task suffer
-  alike, so that they rank well; int8 against float32 does not come out well for ResNet-18.
-- **Depthwise convolutions** differ little from choice to choice, and what differs is what the model
-  knows least: how addresses, stores and the register file limit code of two or three instructions
-  a cycle.
-- **3x3 on small images with many channels**: Winograd's weights are read once, from memory; how
-  fast it delivers them to one core of a shared machine changed by a third between two runs.
-- **The machine was busy with other work.** Choices of one task took turns, so that it disturbed
-  all of them alike; times of different tasks are less sure, and with them the last column.
-- Not modelled: mispredicted branches, address translation, other cores, clocks that depend on the
-  code.
-- The shares of the formula were fitted on these tasks, on one processor. Left out one by one, so
-  that each task is estimated by what the others say, they give the same mean within 0.005. On ARM
-  nothing could be measured.
+{own}- Not modelled: mispredicted branches, address translation, other cores, clocks that depend on
+  the code.
+- The shares of the formula were chosen by hand for these tasks, on one processor. On ARM nothing
+  could be measured.
 """
 
 
-def page(data: dict[str, Any]) -> str:
+def page(data: dict[str, Any], notes: str = "") -> str:
     """The page.
 
     Args:
         data: As the JSON file holds it.
+        notes: What is to be said of this machine's figures, a list in Markdown.
     """
     tasks = data["tasks"]
     picks = [task["pick_slowdown"]["estimate"] for task in tasks]
@@ -88,7 +77,7 @@ def page(data: dict[str, Any]) -> str:
         text += _NETWORKS + _table(
             [*columns, ">instructions", ">error"], map(_network_row, data["networks"])
         )
-    return text + _NOTES
+    return text + _NOTES.format(own=notes)
 
 
 def _task_row(task: dict[str, Any]) -> list[str]:

@@ -74,7 +74,9 @@ def write_report(
         name = f"estimate-validation-{slug(str(data['cpu']))}"
         out.mkdir(parents=True, exist_ok=True)
         (out / f"{name}.json").write_text(json.dumps(data) + "\n")
-        (out / f"{name}.md").write_text(page(data))
+        own = out / f"{name}.notes.md"  # written by hand, of these figures
+        notes = own.read_text(encoding="utf-8") if own.exists() else ""
+        (out / f"{name}.md").write_text(page(data, notes), encoding="utf-8")
         print(f"wrote {out / name}.md")
 
 

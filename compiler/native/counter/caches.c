@@ -31,6 +31,7 @@ int caches_set_up(const char* text) {
     if (*end != '/' && *end != '\0') return 0;
     at = *end == '/' ? end + 1 : end;
     if (line == 0 || (line & (line - 1)) != 0 || ways == 0 || bytes / line < ways) return 0;
+    if (depth > 0 && line != 1ull << shift) return 0; /* one size of lines for all levels */
     for (shift = 0; (1ull << shift) < line; ++shift) continue;
     Level* level = &levels[depth];
     level->sets = bytes / line / ways;

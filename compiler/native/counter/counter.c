@@ -8,8 +8,8 @@
  * for each level, its misses and those of them that a prefetcher would have seen coming. A program
  * can say by system calls that do not exist what is to be counted (see kernel.c); all of it is
  * counted if it says nothing. Distributions ship no header for plugins, so that the few
- * declarations needed of version 1 of the interface (QEMU 4.2 and later, docs/devel/tcg-plugins)
- * are written out here. One thread is counted exactly; several are not. */
+ * declarations needed of version 1 of the interface (QEMU 4.2 to 8.2, docs/devel/tcg-plugins; later ones
+ * refuse it) are written out here. One thread is counted exactly; several are not. */
 #include <inttypes.h>
 #include <stdbool.h>
 #include <stdint.h>

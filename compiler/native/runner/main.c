@@ -107,6 +107,8 @@ static int parse(int count, char** words, Options* options) {
       return misuse("more than one folder", word);
     }
   }
+  if (options->port == 0 && options->tied) return misuse("needs --rpc", "--tied");
+  if (options->port == 0 && options->host != NULL) return misuse("needs --rpc", "--host");
   if (options->folder == NULL && options->port == 0) return misuse("no folder was given", "");
   if (options->profile && !(options->bench > 0 && options->json))
     return misuse("needs --bench and --json", "--profile");
@@ -206,9 +208,8 @@ static void tell_profile(const Options* options, const double* seconds, const Pr
 }
 
 static void tell(const Options* options, const tw_model* model, const Difference* worst,
-                 const double* milliseconds, const double* seconds, const Profile* profile) {
-  struct rusage usage;
-  getrusage(RUSAGE_SELF, &usage);
+                 const double* milliseconds, const double* seconds, const Profile* profile,
+                 long peak_kib) {
   double tolerance = tw_tolerance(model);
   if (options->json) {
     printf("{\"selftest\": ");
@@ -220,7 +221,7 @@ static void tell(const Options* options, const tw_model* model, const Difference
       printf("null");
     printf(", \"runs\": %d, \"median_ms\": %.6g, \"min_ms\": %.6g, \"p90_ms\": %.6g, "
            "\"peak_memory_kib\": %ld",
-           options->bench, milliseconds[0], milliseconds[1], milliseconds[2], usage.ru_maxrss);
+           options->bench, milliseconds[0], milliseconds[1], milliseconds[2], peak_kib);
     if (options->profile) tell_profile(options, seconds, profile);
     printf("}\n");
     return;
@@ -232,7 +233,7 @@ static void tell(const Options* options, const tw_model* model, const Difference
   if (options->bench > 0)
     printf("%d runs: median %.3f ms, least %.3f ms, 90 %% below %.3f ms\n", options->bench,
            milliseconds[0], milliseconds[1], milliseconds[2]);
-  printf("peak memory %.1f MiB\n", (double)usage.ru_maxrss / 1024);
+  printf("peak memory %.1f MiB\n", (double)peak_kib / 1024);
 }
 
 /* What the kernel says of this process's memory, copied. */
@@ -265,12 +266,14 @@ static int infer(tw_model* model, const Options* options, const tw_array* inputs
     free(seconds);
     return fail(tw_error());
   }
+  struct rusage usage; /* before the profile, whose own memory is not the model's */
+  getrusage(RUSAGE_SELF, &usage);
   if (options->profile && profile_run(model, inputs, outputs, options->bench, &profile, message,
                                       sizeof message)) {
     free(seconds);
     return fail(message);
   }
-  tell(options, model, &worst, milliseconds, seconds, &profile);
+  tell(options, model, &worst, milliseconds, seconds, &profile, usage.ru_maxrss);
   profile_free(&profile);
   free(seconds);
   return options->selftest && !(worst.error <= tw_tolerance(model)) ? DIFFERS : 0;
@@ -305,7 +308,6 @@ static int run(const Options* options) {
 int main(int count, char** words) {
   Options options = {0};
   options.warmup = 10;
-  options.host = "127.0.0.1";
   for (int i = 1; i < count; ++i)
     if (strcmp(words[i], "--help") == 0 || strcmp(words[i], "-h") == 0) {
       fputs(USAGE, stdout);
@@ -314,6 +316,7 @@ int main(int count, char** words) {
   int status = parse(count, words, &options);
   if (status != 0) return status;
   if (options.port == 0) return run(&options);
-  if (rpc_serve(options.host, options.port, options.tied, message, sizeof message) == 0) return 0;
+  const char* host = options.host != NULL ? options.host : "127.0.0.1";
+  if (rpc_serve(host, options.port, options.tied, message, sizeof message) == 0) return 0;
   return fail(message);
 }

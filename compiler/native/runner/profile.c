@@ -50,12 +50,17 @@ static void keep(Recorder* recorder, const TVMFFIAny* name, double seconds) {
       recorder->failed = 1;
       return;
     }
-    recorder->names[recorder->count] = strndup(text, (size_t)length);
+    char* name = strndup(text, (size_t)length);
+    if (name == NULL) {
+      recorder->failed = 1;
+      return;
+    }
+    recorder->names[recorder->count] = name;
   } else if (recorder->count >= recorder->room) {
     recorder->failed = 1; /* another path through the model than the first run took */
     return;
   }
-  recorder->seconds[recorder->run * recorder->room + recorder->count++] = seconds;
+  recorder->seconds[(size_t)recorder->run * (size_t)recorder->room + (size_t)recorder->count++] = seconds;
 }
 
 /* Arguments: the function, its name, whether it is about to run, its result, its arguments. */
@@ -73,8 +78,9 @@ static int observe(void* handle, const TVMFFIAny* arguments, int32_t count, TVMF
     ++recorder->depth;
     return 0;
   }
+  if (recorder->depth == 0) return 0; /* the end of what began unseen */
   --recorder->depth;
-  if (recorder->depth >= 0 && recorder->depth < DEPTH && !recorder->outer[recorder->depth])
+  if (recorder->depth < DEPTH && !recorder->outer[recorder->depth])
     keep(recorder, &arguments[1], time - recorder->started[recorder->depth]);
   return 0;
 }
@@ -94,7 +100,7 @@ static int summarize(Recorder* recorder, int calls, Profile* profile) {
   }
   for (int i = 0; i < calls; ++i) {
     for (int run = 0; run < recorder->runs; ++run)
-      column[run] = recorder->seconds[run * recorder->room + i];
+      column[run] = recorder->seconds[(size_t)run * (size_t)recorder->room + (size_t)i];
     qsort(column, (size_t)recorder->runs, sizeof *column, by_size);
     profile->calls[i].name = recorder->names[i];
     profile->calls[i].milliseconds = 1e3 * column[recorder->runs / 2];

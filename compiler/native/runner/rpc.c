@@ -222,7 +222,7 @@ static int serve(int connection, int limit_ms, int tied) {
     close(connection);
     return 0;
   }
-  int alive[2], status = 0, outcome = 1;
+  int alive[2] = {-1, -1}, status = 0, outcome = 1;
   pid_t child = pipe(alive) == 0 ? fork() : -1;
   if (child == 0) {
     prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -230,13 +230,13 @@ static int serve(int connection, int limit_ms, int tied) {
     _exit(serve_in_child(connection));
   }
   close(connection);
+  if (alive[1] >= 0) close(alive[1]);
   if (child > 0) {
-    close(alive[1]);
     outcome = await(alive[0], tied, limit_ms);
     if (outcome != 1) kill(child, SIGKILL);
     waitpid(child, &status, 0);
-    close(alive[0]);
   }
+  if (alive[0] >= 0) close(alive[0]);
   remove_folder();
   if (outcome == 0)
     fprintf(stderr, "run: a connection took more than %d s\n", limit_ms / 1000);

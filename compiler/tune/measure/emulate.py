@@ -18,6 +18,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from compiler.tune.measure.channel import Message, receive, send
+from compiler.tune.measure.confine import die_with_parent
 from compiler.tune.measure.values import compare, numpy_dtype, random_inputs, terms, tolerance
 from compiler.tune.measure.work import read_spec, summary
 
@@ -190,7 +191,7 @@ class _Bench:
         try:
             done = subprocess.run(
                 command, capture_output=True, text=True, errors="replace", timeout=run_s,
-                check=False,
+                check=False, preexec_fn=die_with_parent,
             )  # fmt: skip
         except subprocess.TimeoutExpired as error:
             reason = f"it ran for more than {run_s:.3g} s in emulation"
@@ -207,7 +208,9 @@ def _line(role: str, dtype: Any, shape: Sequence[int], file: Path) -> str:
 
 def _death(status: int, stderr: str) -> Message:
     """What to answer when the emulated program failed."""
-    said = (stderr.strip().splitlines() or [""])[-1][:300]
+    lines = stderr.strip().splitlines() or [""]
+    # What QEMU says first if it refuses the plugin is followed by how that ended.
+    said = next((line for line in lines if "API version" in line), lines[-1])[:300]
     if said.startswith(_OVERRUN):
         return {"rejected": said.removeprefix(_OVERRUN)}
     number = -status if status < 0 else status - 128

@@ -13,7 +13,7 @@ import compiler
 from compiler.cli.app import run_cli
 from compiler.errors import EmulationError
 from compiler.estimate import costs, counting
-from compiler.estimate.costs import block_cycles, cost_model
+from compiler.estimate.costs import BlockCosts, cost_model
 from compiler.estimate.counting import Block
 from compiler.estimate.profile import _memory_cycles
 from compiler.stages import KernelInfo
@@ -28,7 +28,7 @@ ADD, FMLA = bytes.fromhex("0084a14e"), bytes.fromhex("20cc224e")
 
 def test_blocks_of_one_address_are_one_and_others_are_left_out() -> None:
     text = "1000 2 5 aabb\n1000 2 7 aabb\nffff0000 1 9 cc\n1010 1 1 dd\nend\n"
-    blocks = counting._read(text, 0x1000, 0x100)
+    blocks = counting._read(text, 0x1000, 0x1100)
     assert blocks == (Block(0, 2, 12, b"\xaa\xbb"), Block(16, 1, 1, b"\xdd"))
 
 
@@ -39,10 +39,11 @@ def test_incomplete_counts_are_refused(text: str) -> None:
 
 
 def test_the_modules_place_in_memory() -> None:
-    maps = "1000-2000 r--p 0 0 0 /x/run\n5500-5600 r-xp 0 0 0 /x/module.so\n"
-    assert counting._base(maps, Path("/elsewhere/module.so")) == 0x5500
+    maps = "1000-2000 r--p 0 0 0 /x/run\n5500-5600 r--p 0 0 0 /x/module.so\n"
+    maps += "7000-7800 r-xp 0 0 0 /x/module.so\n9000-9100 r--p 0 0 0 /x/other.so\n"
+    assert counting._range(maps, Path("/elsewhere/module.so")) == (0x5500, 0x7800)
     with pytest.raises(ValueError, match="not in memory"):
-        counting._base("", Path("module.so"))
+        counting._range("", Path("module.so"))
 
 
 def test_missing_programs_say_what_to_install(monkeypatch, tmp_path: Path) -> None:
@@ -61,7 +62,7 @@ def test_a_chain_costs_its_latency() -> None:
     model = cost_model(SPEC)
     chain = Block(0, 8, 10, FMLA * 8)
     wide = Block(64, 8, 10, ADD + FMLA * 7)
-    cycles = block_cycles([chain, wide], model)
+    cycles = BlockCosts(model).totals([chain, wide])
     # Eight multiply-adds into one register, each waiting for the one before, ten times.
     assert cycles[0] >= 10 * 8 * 3
     assert len(cycles) == 2
@@ -71,7 +72,7 @@ def test_a_chain_costs_its_latency() -> None:
 def test_blocks_that_hardly_run_get_the_mean_rate(monkeypatch) -> None:
     monkeypatch.setattr(costs, "COVERED", 0.5)
     hot, cold = Block(0, 8, 1000, FMLA * 8), Block(64, 4, 1, ADD * 4)
-    cycles = block_cycles([hot, cold], cost_model(SPEC))
+    cycles = BlockCosts(cost_model(SPEC)).totals([hot, cold])
     assert cycles[1] == pytest.approx(cycles[0] / 1000 / 2)
 
 

@@ -86,7 +86,7 @@ def test_all_figures_add_up() -> None:
 
 
 def test_the_targets_caches_are_what_is_simulated() -> None:
-    assert cache_option(get_target("arm/cortex-a72")) == "caches=32768:64:2/2097152:64:16"
+    assert cache_option(get_target("arm/cortex-a72")) == ",caches=32768:64:2/2097152:64:16"
 
 
 class _Misses(ctypes.Structure):
