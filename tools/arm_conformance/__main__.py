@@ -2,10 +2,10 @@
 
     python -m tools.arm_conformance all --json docs/benchmarks/arm-conformance.json
 
-`networks`: the six benchmark networks in int8, their bits with the NumPy reference's, which are
-x86's. `operators`: random integer operators, bit for bit. `kernels`: random float32 operators
-with PyTorch. All run on the smallest processor that the target's code must run on, and on larger
-ones; an instruction that one does not have ends the code there, and is a failure.
+`networks`: the six benchmark networks, in int8 with the NumPy reference's bits, which are x86's, in
+float32 with PyTorch. `operators`: random integer operators, bit for bit. `kernels`: random float32
+operators with PyTorch. All run on the smallest processor that the target's code must run on, and
+on larger ones; an instruction that one does not have ends the code there, and is a failure.
 
 Results are added to the file, in place of older ones of the same target. It goes on after a
 failure, and ends with an error if there was one.
@@ -30,10 +30,11 @@ from tools.zoo.nets import BENCHMARKS
 Row = dict[str, Any]
 #: What tells rows of one part apart.
 KEYS = {
-    "networks": ("network", "target", "cpu"),
+    "networks": ("network", "precision", "target", "cpu"),
     "operators": ("target", "seed"),
     "kernels": ("target", "cpu"),
 }
+_PRECISIONS = ("int8", "float32")
 _NETWORK_TARGETS = ("arm/cortex-a72", "arm/neoverse-n1", "arm/neoverse-v1")
 
 
@@ -44,6 +45,8 @@ def main() -> None:
     parser.add_argument("--targets", nargs="+", choices=RUNS_ON, help="all that a part is for")
     parser.add_argument("--cpus", nargs="+", help="of those that a target must run on")
     parser.add_argument("--networks", nargs="+", default=list(BENCHMARKS), choices=BENCHMARKS)
+    parser.add_argument("--precisions", nargs="+", default=list(_PRECISIONS), choices=_PRECISIONS,
+                        help="of networks")  # fmt: skip
     parser.add_argument("--cases", type=int, default=600, help="integer operators of a target")
     parser.add_argument("--examples", type=int, default=5, help="of each kind of float32 operator")
     parser.add_argument("--seed", type=int, default=0)
@@ -75,21 +78,13 @@ def _rows(part: str, options: argparse.Namespace) -> Iterator[Row]:
         for target in targets
     }
     if part == "networks":
-        # One processor is enough for a network; operators run on all of them.
-        first = {
-            target: found[-1:] if options.cpus else [_own(target)] for target, found in cpus.items()
-        }
-        yield from networks.rows(options.networks, first, options.keep, options.wheels)
+        yield from networks.rows(
+            options.networks, cpus, options.precisions, options.keep, options.wheels
+        )
     elif part == "operators":
         yield from operators.rows(cpus, options.cases, options.seed, options.only, options.wheels)
     else:
         yield from kernels.rows(cpus, options.examples, options.only, options.wheels)
-
-
-def _own(target: str) -> str:
-    """The emulated processor that is the target's own, or the smallest that does."""
-    name = target.partition("/")[2]
-    return name if name in RUNS_ON[target] else RUNS_ON[target][0]
 
 
 def _add(path: Path, part: str, row: Row) -> None:
