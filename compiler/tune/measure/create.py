@@ -44,8 +44,8 @@ def create_measurer(
         dask: Address of a Dask scheduler; None builds here.
         elsewhere: Makes what runs candidates in place of this machine and of `tracker`; it gets
             the server that forks workers.
-        timing: How candidates are timed; `threads` replaces its own.
-        limits: What a candidate may cost.
+        timing: How candidates are timed; `threads` replaces its own. `elsewhere` has its own.
+        limits: What a candidate may cost to build and to run; `elsewhere` has its own for runs.
         kernels: Name of the module that makes the functions, see `compiler.tune.measure.work`.
 
     Raises:
