@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,12 +26,60 @@ _LONGEST_PAUSE_S = 15.0
 
 
 @dataclass
-class _Device:
+class BoardInUse:
     """A board that does, and the way to it."""
 
     name: str
     facts: Facts
     tunnel: Tunnel
+
+
+def usable_boards(
+    spec: TargetSpec,
+    boards: Mapping[str, Board],
+    tell: Callable[[str], None],
+    wheels: Path | None = None,
+) -> list[BoardInUse]:
+    """The boards that can run candidates, each with an open way to it.
+
+    Args:
+        spec: The target that candidates are built for.
+        boards: The boards by their names.
+        tell: Takes notes: what is wrong with those that are left out, and with figures.
+        wheels: As in `compiler.deploy.libraries.runtime_libraries`.
+
+    Raises:
+        DeviceError, DeployError: None can be used; why the first one cannot.
+        FileError: The cache cannot be written.
+    """
+    wanted = {
+        "machine": spec.machine, "target": spec.name, "required_features": sorted(spec.features)
+    }  # fmt: skip
+    found: list[BoardInUse] = []
+    errors: list[DeviceError | DeployError] = []
+    for name, board in boards.items():
+        try:
+            facts = board.probe()
+            check_board(facts, wanted, _LEAST_BYTES, name)
+            tunnel = Tunnel(board, install_runner(board, facts, wheels, tell))
+            tunnel.open()
+        except (DeviceError, DeployError) as error:
+            errors.append(error)
+            tell(f"{name} is left out: {error.message}")
+            continue
+        except BaseException:
+            for device in found:
+                device.tunnel.close()
+            raise
+        found.append(BoardInUse(name, facts, tunnel))
+        if facts.governor not in ("", "performance"):
+            tell(
+                f"the clock of {name} follows the load ({facts.governor}): figures will vary; "
+                "set the governor to performance there"
+            )
+    if not found:
+        raise errors[0]
+    return found
 
 
 class BoardRunner(DeviceRunner):
@@ -74,7 +122,7 @@ class BoardRunner(DeviceRunner):
     ) -> None:
         self._notes: list[str] = []
         self._patience_s = patience_s
-        self._devices = self._find(spec, boards, wheels)
+        self._devices = usable_boards(spec, boards, self._notes.append, wheels)
         self._cpu = _same_processor(self._devices, spec)
         super().__init__(
             server, name=f"rpc:{self._cpu.name.partition(' (')[0]}",
@@ -95,40 +143,6 @@ class BoardRunner(DeviceRunner):
         with self._lock:
             told, self._notes = self._notes, []
         return told
-
-    def _find(
-        self, spec: TargetSpec, boards: Mapping[str, Board], wheels: Path | None
-    ) -> list[_Device]:
-        """The boards that can be used; what is wrong with the others becomes a note."""
-        wanted = {
-            "machine": spec.machine, "target": spec.name,
-            "required_features": sorted(spec.features),
-        }  # fmt: skip
-        found: list[_Device] = []
-        errors: list[DeviceError | DeployError] = []
-        for name, board in boards.items():
-            try:
-                facts = board.probe()
-                check_board(facts, wanted, _LEAST_BYTES, name)
-                tunnel = Tunnel(board, install_runner(board, facts, wheels, self._notes.append))
-                tunnel.open()
-            except (DeviceError, DeployError) as error:
-                errors.append(error)
-                self._notes.append(f"{name} is left out: {error.message}")
-                continue
-            except BaseException:
-                for device in found:
-                    device.tunnel.close()
-                raise
-            found.append(_Device(name, facts, tunnel))
-            if facts.governor not in ("", "performance"):
-                self._notes.append(
-                    f"the clock of {name} follows the load ({facts.governor}): figures will vary; "
-                    "set the governor to performance there"
-                )
-        if not found:
-            raise errors[0]
-        return found
 
     def _acquire(self, index: int, worker: Worker, cancelled: Cancelled) -> None:
         """The server on a board, through the tunnel."""
@@ -202,7 +216,7 @@ class BoardRunner(DeviceRunner):
             device.tunnel.close()
 
 
-def _same_processor(devices: list[_Device], spec: TargetSpec) -> Cpu:
+def _same_processor(devices: list[BoardInUse], spec: TargetSpec) -> Cpu:
     """The processor of all the boards.
 
     Raises:
@@ -222,4 +236,4 @@ def _same_processor(devices: list[_Device], spec: TargetSpec) -> Cpu:
     return first[1]
 
 
-__all__ = ["BoardRunner"]
+__all__ = ["BoardInUse", "BoardRunner", "usable_boards"]

@@ -12,15 +12,12 @@ import pytest
 
 from targets import get_target
 from tests.conformance.kernel_suite import KernelSuite
-from tests.support.boards import CANNOT_EMULATE
+from tests.support.boards import emulates
 from tests.support.emulated import RUNS_ON, EmulatedExecutor, EmulationFailedError
 from tests.support.integer_cases import KINDS, check
 from tests.support.low_bits_cases import LOW_KINDS, LowMaker
 
-pytestmark = [
-    pytest.mark.compile,
-    pytest.mark.skipif(bool(CANNOT_EMULATE), reason=CANNOT_EMULATE or "it can"),
-]
+pytestmark = [pytest.mark.compile, emulates]
 
 
 @pytest.mark.slow

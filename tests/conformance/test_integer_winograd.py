@@ -16,14 +16,11 @@ from schedules.cpu import templates
 from schedules.selection import Selection
 from schedules.tvm_adapter import relax
 from targets import get_target
-from tests.support.boards import CANNOT_EMULATE
+from tests.support.boards import emulates
 from tests.support.emulated import EmulatedExecutor
 from tests.support.integer_cases import Case, Maker, module_of, random_inputs
 
-pytestmark = [
-    pytest.mark.compile,
-    pytest.mark.skipif(bool(CANNOT_EMULATE), reason=CANNOT_EMULATE or "it can"),
-]
+pytestmark = [pytest.mark.compile, emulates]
 
 
 def convolution(maker, dtype, shape, outputs, padding, zero, weights):

@@ -21,12 +21,9 @@ from schedules.tvm_adapter import tvm
 from schedules.workload import Workload
 from targets import get_target
 from targets.spec import TargetSpec
-from tests.support.boards import CANNOT_EMULATE
+from tests.support.boards import emulates
 
-pytestmark = [
-    pytest.mark.compile,
-    pytest.mark.skipif(bool(CANNOT_EMULATE), reason=CANNOT_EMULATE or "it can"),
-]
+pytestmark = [pytest.mark.compile, emulates]
 
 DTYPES = {
     "uint8": ("uint8", "int8", "int32"),

@@ -19,14 +19,11 @@ from schedules.cpu.templates.lanes import bounded
 from schedules.tvm_adapter import IRModule, target, te, tvm
 from schedules.workload import Workload
 from targets import get_target
-from tests.support.boards import CANNOT_EMULATE
+from tests.support.boards import emulates
 
 A72, N1 = "arm/cortex-a72", "arm/neoverse-n1"
 _CODES = {"i": 0, "u": 1}
-pytestmark = [
-    pytest.mark.compile,
-    pytest.mark.skipif(bool(CANNOT_EMULATE), reason=CANNOT_EMULATE or "it can"),
-]
+pytestmark = [pytest.mark.compile, emulates]
 
 
 def run(function, spec, arrays, result, folder: Path):

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -15,11 +12,7 @@ from compiler.deploy import write_deployment
 from compiler.errors import InputError
 from compiler.options import check_precision
 from targets import get_target
-
-QEMU = shutil.which("qemu-aarch64")
-ROOT = Path("/usr/aarch64-linux-gnu")
-#: What a shell says of an illegal instruction, and what Python does.
-ILLEGAL = (132, -4)
+from tests.support.boards import emulates, lacks_an_instruction, selftest
 
 
 @pytest.mark.parametrize("target", ["x86", "arm/rpi4", "arm/cortex-a53", "arm/armv7"])
@@ -56,10 +49,7 @@ class Mixed(torch.nn.Module):
 
 @pytest.mark.slow
 @pytest.mark.compile
-@pytest.mark.skipif(
-    QEMU is None or not (ROOT / "lib/libc.so.6").exists(),
-    reason="needs Debian's qemu-user, libc6-arm64-cross and libstdc++6-arm64-cross",
-)
+@emulates
 @pytest.mark.parametrize(
     ("target", "precision", "cpu", "largest"),
     [
@@ -79,16 +69,6 @@ def test_halves_agree_with_pytorch(
         precision=precision,
     )  # fmt: skip
     folder = write_deployment(bundle, tmp_path / "mixed").path
-
-    def run(processor: str) -> subprocess.CompletedProcess[str]:
-        command = [QEMU or "", "-cpu", processor, "-L", str(ROOT), str(folder / "run")]
-        return subprocess.run(
-            [*command, str(folder), "--selftest", "--json"],
-            capture_output=True, text=True, timeout=120, check=False,
-        )  # fmt: skip
-
-    done = run(cpu)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert json.loads(done.stdout)["selftest"]["error"] < largest
+    assert selftest(folder, cpu)["error"] < largest
     if target != "arm/rpi4":
-        assert run("cortex-a53").returncode in ILLEGAL
+        assert lacks_an_instruction(folder, "cortex-a53")

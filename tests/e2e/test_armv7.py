@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import re
-import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +13,8 @@ import compiler
 from compiler.deploy import write_deployment
 from schedules.cpu.intrinsics import select
 from targets import get_target
+from tests.support.boards import emulate, emulates_32, selftest
 
-QEMU = shutil.which("qemu-arm")
-ROOT = Path("/usr/arm-linux-gnueabihf")
 pytestmark = pytest.mark.compile
 
 
@@ -48,10 +44,7 @@ class Small(torch.nn.Module):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    QEMU is None or not (ROOT / "lib/libc.so.6").exists(),
-    reason="needs Debian's qemu-user and libc6-armhf-cross",
-)
+@emulates_32
 def test_models_run_without_python(tmp_path: Path) -> None:
     """float32 close to PyTorch, int8 with the bits of x86; TVM's runtime is built here."""
     torch.manual_seed(0)
@@ -59,7 +52,7 @@ def test_models_run_without_python(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     calibration = [(rng.standard_normal((1, 3, 32, 32), np.float32),) for _ in range(8)]
 
-    def selftest(name: str, target: str, **options: object) -> dict[str, object]:
+    def answers(name: str, target: str, **options: object) -> dict[str, object]:
         bundle = compiler.compile(
             net, target, example_inputs=inputs, measure=False, name="small", **options
         )
@@ -67,30 +60,22 @@ def test_models_run_without_python(tmp_path: Path) -> None:
         if target == "x86":
             return {}
         folder = write_deployment(bundle, tmp_path / name).path
-        command = [QEMU or "", "-cpu", "cortex-a7", "-L", str(ROOT), str(folder / "run")]
-        done = subprocess.run(
-            [*command, str(folder), "--selftest", "--json"],
-            capture_output=True, text=True, timeout=120, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        result: dict[str, object] = json.loads(done.stdout)["selftest"]
-        return result
+        return selftest(folder, "cortex-a7")
 
     digests: list[str] = []
     folder = tmp_path / "float32"
 
     def answer(*words: str) -> str:
-        command = [QEMU or "", "-cpu", "cortex-a7", "-L", str(ROOT), str(folder / "run"), *words]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        done = emulate(folder, "cortex-a7", *words)
         assert done.returncode == 4, done.stderr
         return done.stderr
 
-    assert float(str(selftest("float32", "arm/armv7")["error"])) < 1e-5
+    assert float(str(answers("float32", "arm/armv7")["error"])) < 1e-5
     assert "has no RPC" in answer("--rpc", "9190")
     library = folder / "module.so"
     library.write_bytes(library.read_bytes().replace(bytes.fromhex("1e1514422fde25d2"), bytes(8)))
     assert "Invalid VM file format" in answer(str(folder), "--selftest")
     digests.clear()
-    selftest("x86", "x86", quantize="int8", calibration=calibration)
-    assert selftest("int8", "arm/armv7", quantize="int8", calibration=calibration)["same_bits"]
+    answers("x86", "x86", quantize="int8", calibration=calibration)
+    assert answers("int8", "arm/armv7", quantize="int8", calibration=calibration)["same_bits"]
     assert digests[0] == digests[1]

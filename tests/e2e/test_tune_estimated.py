@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import signal
 from pathlib import Path
 
@@ -16,17 +15,9 @@ from compiler import Tune, tune_model
 from compiler.cli.app import run_cli
 from compiler.tune.events import Event, Improved
 from schedules.records import RecordStore
+from tests.support.boards import estimates
 
-pytestmark = [
-    pytest.mark.compile,
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        shutil.which("qemu-aarch64") is None
-        or not Path("/usr/aarch64-linux-gnu/lib/libc.so.6").exists()
-        or not (shutil.which("llvm-mca-19") or shutil.which("llvm-mca")),
-        reason="needs qemu-user, the ARM C library and llvm-mca",
-    ),
-]
+pytestmark = [pytest.mark.compile, pytest.mark.slow, estimates]
 TARGET = "arm/cortex-a72"
 
 

@@ -1,24 +1,47 @@
-"""Boards on this machine that a stand-in for ssh reaches, also emulated ones."""
+"""Boards on this machine that a stand-in for ssh reaches, also emulated ones; emulation itself."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
+import signal
+import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-QEMU = shutil.which("qemu-aarch64")
-ROOT = Path("/usr/aarch64-linux-gnu")
-#: Why nothing can be emulated here; empty if it can.
+QEMU, QEMU_32 = shutil.which("qemu-aarch64"), shutil.which("qemu-arm")
+ROOT, ROOT_32 = Path("/usr/aarch64-linux-gnu"), Path("/usr/arm-linux-gnueabihf")
+_MCA = shutil.which("llvm-mca-19") or shutil.which("llvm-mca")
+
+
+#: Why code for ARM, code for 32-bit ARM, and estimates cannot be had here; empty if they can.
 CANNOT_EMULATE = (
     ""
     if QEMU is not None and (ROOT / "lib/libc.so.6").exists()
     else "needs Debian's qemu-user, libc6-arm64-cross and libstdc++6-arm64-cross"
 )
+CANNOT_EMULATE_32 = (
+    ""
+    if QEMU_32 is not None and (ROOT_32 / "lib/libc.so.6").exists()
+    else "needs Debian's qemu-user and libc6-armhf-cross"
+)
+CANNOT_COUNT_CYCLES = "" if _MCA is not None else "needs Debian's llvm-19"
+CANNOT_ESTIMATE = CANNOT_EMULATE or CANNOT_COUNT_CYCLES
+
+
+def _skip_if(reason: str) -> pytest.MarkDecorator:
+    return pytest.mark.skipif(bool(reason), reason=reason or "all is there")
+
+
+#: Marks of tests that need these.
+emulates, emulates_32 = _skip_if(CANNOT_EMULATE), _skip_if(CANNOT_EMULATE_32)
+counts_cycles, estimates = _skip_if(CANNOT_COUNT_CYCLES), _skip_if(CANNOT_ESTIMATE)
+_CPUS_32 = ("cortex-a7",)
 _CPUINFO = """processor\t: 0
 Features\t: fp asimd evtstrm crc32 cpuid
 CPU implementer\t: 0x41
@@ -80,4 +103,49 @@ class Boards:
         (self.folder / name / "down").touch()
 
 
-__all__ = ["CANNOT_EMULATE", "QEMU", "ROOT", "Boards"]
+def emulate(folder: Path, cpu: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run a deployment's program on an emulated processor.
+
+    Args:
+        folder: The deployment, for 64-bit ARM, or for 32-bit ARM if the processor is one.
+        cpu: A processor of QEMU's.
+        words: What the program takes.
+    """
+    program = [QEMU, "-cpu", cpu, "-L", ROOT]
+    if cpu in _CPUS_32:
+        program = [QEMU_32, "-cpu", cpu, "-L", ROOT_32]
+    command = [*map(str, program), str(folder / "run"), *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+
+
+def selftest(folder: Path, cpu: str) -> dict[str, Any]:
+    """What a deployment's self-test says on an emulated processor; it must pass."""
+    done = emulate(folder, cpu, str(folder), "--selftest", "--json")
+    assert done.returncode == 0, (cpu, done.stdout, done.stderr)
+    result: dict[str, Any] = json.loads(done.stdout)["selftest"]
+    return result
+
+
+def lacks_an_instruction(folder: Path, cpu: str) -> bool:
+    """Whether a deployment's self-test ends at an instruction that a processor does not have."""
+    # In a shell, and in Python.
+    endings = (128 + signal.SIGILL, -signal.SIGILL)
+    return emulate(folder, cpu, str(folder), "--selftest").returncode in endings
+
+
+__all__ = [
+    "CANNOT_COUNT_CYCLES",
+    "CANNOT_EMULATE",
+    "CANNOT_EMULATE_32",
+    "CANNOT_ESTIMATE",
+    "QEMU",
+    "ROOT",
+    "Boards",
+    "counts_cycles",
+    "emulate",
+    "emulates",
+    "emulates_32",
+    "estimates",
+    "lacks_an_instruction",
+    "selftest",
+]

@@ -16,7 +16,7 @@ from compiler.cli.app import run_cli
 from compiler.deploy.board import Board
 from compiler.deploy.devices import add_device
 from compiler.deploy.libraries import runtime_libraries
-from compiler.deploy.measure import BoardRunner
+from compiler.deploy.measure import BoardRunner, usable_boards
 from compiler.deploy.runner import build_runner
 from compiler.errors import CompileError, DeployError, DeviceError, TilewrightError
 from compiler.tune import events
@@ -26,13 +26,10 @@ from compiler.tune.measure.settings import Limits
 from compiler.tune.options import Tune
 from schedules.records import RecordStore
 from targets import get_target
-from tests.support.boards import CANNOT_EMULATE, Boards
+from tests.support.boards import Boards, emulates
 from tests.unit.tune.measure.kernels import MODULE, Task
 
-pytestmark = [
-    pytest.mark.compile,
-    pytest.mark.skipif(bool(CANNOT_EMULATE), reason=CANNOT_EMULATE or "it can"),
-]
+pytestmark = [pytest.mark.compile, emulates]
 
 SPEC = get_target("arm/rpi4")
 RIGHT = {"do": "right"}
@@ -194,7 +191,7 @@ def test_boards_that_will_not_do(
     boards.emulate(also=changes)
     spec = get_target(target)
     with pytest.raises(DeviceError, match=says) as caught:
-        BoardRunner(None, spec, {name: Board(f"pi@{name}")})  # type: ignore[arg-type]
+        usable_boards(spec, {name: Board(f"pi@{name}")}, print)
     assert hint in str(caught.value)
     assert not servers(boards)
 
@@ -204,7 +201,7 @@ def test_too_little_memory(boards: Boards, tmp_path: Path):
     (tmp_path / "meminfo").write_text("MemTotal: 16384 kB\n")
     boards.emulate(also={"/proc/meminfo": str(tmp_path / "meminfo")})
     with pytest.raises(DeviceError, match="17 MB of memory"):
-        BoardRunner(None, SPEC, {"one": Board("pi@one")})  # type: ignore[arg-type]
+        usable_boards(SPEC, {"one": Board("pi@one")}, print)
 
 
 def test_a_command_whose_board_drops_out(boards: Boards):
@@ -247,7 +244,7 @@ def test_programs_that_are_missing_here(boards: Boards, monkeypatch, tmp_path: P
     assert "pip install ziglang" in str(linker.value)
     (programs / "ssh").unlink()
     with pytest.raises(DeployError, match="there is no ssh program"):
-        BoardRunner(None, SPEC, known)  # type: ignore[arg-type]
+        usable_boards(SPEC, known, print)
 
 
 def test_options():

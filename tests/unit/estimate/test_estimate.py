@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -18,9 +17,8 @@ from compiler.estimate.counting import Block
 from compiler.estimate.profile import _memory_cycles
 from compiler.stages import KernelInfo
 from targets import get_target
+from tests.support.boards import counts_cycles, estimates
 
-HAS_QEMU = shutil.which("qemu-aarch64") is not None
-HAS_MCA = shutil.which("llvm-mca-19") is not None or shutil.which("llvm-mca") is not None
 SPEC = get_target("arm/rpi4")
 # add v0.4s, v0.4s, v1.4s; fmla v0.4s, v1.4s, v2.4s
 ADD, FMLA = bytes.fromhex("0084a14e"), bytes.fromhex("20cc224e")
@@ -57,7 +55,7 @@ def test_missing_programs_say_what_to_install(monkeypatch, tmp_path: Path) -> No
         counting.emulator(get_target("arm/armv7"))
 
 
-@pytest.mark.skipif(not HAS_MCA, reason="needs llvm-mca")
+@counts_cycles
 def test_a_chain_costs_its_latency() -> None:
     model = cost_model(SPEC)
     chain = Block(0, 8, 10, FMLA * 8)
@@ -68,7 +66,7 @@ def test_a_chain_costs_its_latency() -> None:
     assert len(cycles) == 2
 
 
-@pytest.mark.skipif(not HAS_MCA, reason="needs llvm-mca")
+@counts_cycles
 def test_blocks_that_hardly_run_get_the_mean_rate(monkeypatch) -> None:
     monkeypatch.setattr(costs, "COVERED", 0.5)
     hot, cold = Block(0, 8, 1000, FMLA * 8), Block(64, 4, 1, ADD * 4)
@@ -87,10 +85,7 @@ def test_memory_takes_longer_from_further_away() -> None:
 
 
 @pytest.mark.compile
-@pytest.mark.skipif(
-    not (HAS_QEMU and HAS_MCA and Path("/usr/aarch64-linux-gnu/lib/libc.so.6").exists()),
-    reason="needs qemu-user, the ARM C library and llvm-mca",
-)
+@estimates
 def test_a_model_is_counted_exactly(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.manual_seed(0)
     net = torch.nn.Sequential(

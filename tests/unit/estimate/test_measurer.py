@@ -18,17 +18,11 @@ from compiler.tune.measure.base import Failed, Measured, Measurer, Rejected
 from compiler.tune.measure.settings import Limits
 from compiler.tune.options import Tune
 from targets import get_target
+from tests.support.boards import estimates
 from tests.unit.tune.measure.kernels import MODULE, Task
 
 SPEC = get_target("arm/cortex-a72")
 RIGHT = {"do": "right"}
-
-needs_everything = pytest.mark.skipif(
-    shutil.which("qemu-aarch64") is None
-    or not Path("/usr/aarch64-linux-gnu/lib/libc.so.6").exists()
-    or not (shutil.which("llvm-mca-19") or shutil.which("llvm-mca")),
-    reason="needs qemu-user, the ARM C library and llvm-mca",
-)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +36,7 @@ def measure(measurer: Measurer, *choices: dict, task: Task | None = None) -> lis
     return measurer.measure(task or Task(), list(choices), cancel=threading.Event())
 
 
-@needs_everything
+@estimates
 @pytest.mark.compile
 def test_candidates_are_estimated_and_say_so(measurer: Measurer) -> None:
     plain, packed = measure(measurer, RIGHT, {"do": "right", "packed": True})
@@ -61,7 +55,7 @@ def test_candidates_are_estimated_and_say_so(measurer: Measurer) -> None:
     assert measurer.cpu.features == SPEC.features
 
 
-@needs_everything
+@estimates
 @pytest.mark.compile
 @pytest.mark.parametrize("do", ["wrong", "nothing", "overrun"])
 def test_what_is_not_the_references_output_is_rejected(measurer: Measurer, do: str) -> None:
@@ -71,7 +65,7 @@ def test_what_is_not_the_references_output_is_rejected(measurer: Measurer, do: s
 
 
 @pytest.mark.slow
-@needs_everything
+@estimates
 @pytest.mark.compile
 @pytest.mark.parametrize(
     ("do", "kind", "reason"),
@@ -94,7 +88,7 @@ def test_a_dangerous_candidate_costs_itself_only(
 
 
 @pytest.mark.slow
-@needs_everything
+@estimates
 @pytest.mark.compile
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "bfloat16", "float16"])
 def test_dtypes(measurer: Measurer, dtype: str) -> None:
@@ -104,7 +98,7 @@ def test_dtypes(measurer: Measurer, dtype: str) -> None:
 
 
 @pytest.mark.slow
-@needs_everything
+@estimates
 @pytest.mark.compile
 def test_a_reference_that_fails_is_named(measurer: Measurer) -> None:
     (outcome,) = measure(measurer, RIGHT, task=Task(broken_reference=True))
@@ -112,7 +106,7 @@ def test_a_reference_that_fails_is_named(measurer: Measurer) -> None:
     assert "the reference kernel" in outcome.reason
 
 
-@needs_everything
+@estimates
 @pytest.mark.compile
 def test_cancelling_says_nothing_about_candidates(measurer: Measurer) -> None:
     cancel = threading.Event()
@@ -130,7 +124,7 @@ def test_missing_programs_are_found_before_the_search(
         check_measurable(SPEC, Tune(), 1)
 
 
-@needs_everything
+@estimates
 def test_each_of_them_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("qemu-aarch64",):
         (tmp_path / name).symlink_to(shutil.which(name) or "")
