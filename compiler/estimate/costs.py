@@ -19,14 +19,23 @@ from targets.spec import TargetSpec
 #: Blocks whose instructions are together this share of all are modelled; the rest is taken to
 #: run at their mean rate.
 COVERED = 0.995
-#: LLVM 19 gives Cortex-A76 the figures of Cortex-A72; Neoverse N1 is the same core.
-_MODELS = {"cortex-a76": "neoverse-n1"}
+#: Processors that another one's model stands in for, and instructions that they take in a cycle
+#: where it is not the model's number. LLVM 19 gives Cortex-A76 the figures of Cortex-A72; Neoverse
+#: N1 is the same core. Of Cortex-A7 LLVM has only itineraries, which llvm-mca does not read. Of the
+#: 32-bit cores that it has a model of, Swift is an ARMv7-A one whose model knows what kernels are
+#: made of: Cortex-A9's (and A15's) lacks loads of several registers, Cortex-R52's most of NEON.
+#: Swift takes three instructions, Cortex-A7 two, in order, and two cycles and more for one of NEON.
+_MODELS = {"cortex-a76": ("neoverse-n1", None), "cortex-a7": ("swift", 2)}
 #: Two numbers of iterations; the difference of their cycles leaves out how pipelines fill.
 _FEW, _MANY = 8, 24
 #: Blocks of one call of llvm-mca.
 _BATCH = 200
 #: What no kernel has, put between blocks: bytes, and what the disassembler calls them.
-_SEPARATORS = (("0x00 0x00 0x00 0x00", "udf"), ("0x0f 0x0b", "ud2"))
+_SEPARATORS = {
+    "aarch64": ("0x00 0x00 0x00 0x00", "udf"),
+    "arm": ("0xf0 0x00 0xf0 0xe7", "udf"),
+    "x86_64": ("0x0f 0x0b", "ud2"),
+}
 #: x86's instructions on strings by themselves: the emulator counts every byte or word, llvm-mca
 #: takes each for a program. A processor moves 32 bytes a cycle.
 _STRINGS = {
@@ -45,7 +54,9 @@ class CostModel:
 
     Attributes:
         version: LLVM's release.
-        processor: LLVM's name of the processor.
+        processor: LLVM's name of the processor that is modelled.
+        stands_for: LLVM's name of the target's processor, if that is another one.
+        width: Instructions that it takes in a cycle, if that is not the model's number.
         attributes: Extensions that the target adds to it or takes away: ``+i8mm``, ``-sha2``.
     """
 
@@ -55,6 +66,8 @@ class CostModel:
     mc: str
     triple: str
     attributes: tuple[str, ...] = ()
+    stands_for: str = ""
+    width: int | None = None
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -63,12 +76,19 @@ class CostModel:
         return (f"-mcpu={self.processor}", *extensions)
 
     @property
+    def family(self) -> str:
+        """The instruction set: ``x86_64``, ``aarch64``, or ``arm`` for 32-bit ARM's."""
+        first = self.triple.partition("-")[0]
+        return first if first in ("x86_64", "aarch64") else "arm"
+
+    @property
     def is_x86(self) -> bool:
         """Whether it is a processor of the x86 family."""
-        return self.triple.startswith("x86_64")
+        return self.family == "x86_64"
 
     def __str__(self) -> str:
-        return f"llvm-mca {self.version}, {self.processor}"
+        stands_for = f" for {self.stands_for}" if self.stands_for else ""
+        return f"llvm-mca {self.version}, {self.processor}{stands_for}"
 
 
 def cost_model(spec: TargetSpec) -> CostModel:
@@ -87,9 +107,10 @@ def cost_model(spec: TargetSpec) -> CostModel:
                 continue  # the distribution's default; a newer one may be beside it
             processor = str(spec.tvm.get("mcpu", "generic"))
             triple = str(spec.tvm.get("mtriple", "x86_64-unknown-linux-gnu"))
-            name = _MODELS.get(processor, processor)
+            name, width = _MODELS.get(processor, (processor, None))
             attributes = tuple(map(str, spec.tvm.get("mattr", ())))
-            return CostModel(version, name, mca, mc, triple, attributes)
+            stands_for = processor if name != processor else ""
+            return CostModel(version, name, mca, mc, triple, attributes, stands_for, width)
     raise EmulationError(
         "llvm-mca is not installed",
         where=spec.name,
@@ -202,7 +223,9 @@ def _total_cycles(
 
 def _dispatch_width(model: CostModel) -> float:
     """Instructions that the model of a processor takes in a cycle."""
-    region = "# LLVM-MCA-BEGIN b0\nnop\n# LLVM-MCA-END b0\n"
+    # Models of 32-bit ARM need not know nop.
+    any_one = "add r0, r0, r0" if model.family == "arm" else "nop"
+    region = f"# LLVM-MCA-BEGIN b0\n{any_one}\n# LLVM-MCA-END b0\n"
     try:
         return max(1.0, float(_simulate(region, 1, model)[0]["SummaryView"]["DispatchWidth"]))
     except (ValueError, KeyError, IndexError, TypeError) as error:
@@ -212,8 +235,9 @@ def _dispatch_width(model: CostModel) -> float:
 def _simulate(assembly: str, iterations: int, model: CostModel) -> list[dict[str, Any]]:
     command = [
         model.mca, f"-mtriple={model.triple}", *model.options, f"-iterations={iterations}",
-        "-json", "-skip-unsupported-instructions=any",
-        "-instruction-info=false", "-resource-pressure=false",
+        *([f"-dispatch={model.width}"] if model.width else []), "-json",
+        "-skip-unsupported-instructions=any", "-instruction-info=false",
+        "-resource-pressure=false",
     ]  # fmt: skip
     answer = _run(command, assembly)
     try:
@@ -233,7 +257,7 @@ def _disassemble(codes: Sequence[bytes], model: CostModel) -> list[list[str]]:
     On x86 the emulator's last instruction of a page may be cut off; it is left out.
     """
     command = [model.mc, "--disassemble", f"-triple={model.triple}", *model.options]
-    mark, trap = _SEPARATORS[model.is_x86]
+    mark, trap = _SEPARATORS[model.family]
     groups = [" ".join(f"0x{byte:02x}" for byte in code) for code in codes]
     # Brackets keep what is before a separator from swallowing it.
     text = f"\n[{mark}]\n".join(f"[{group}]" for group in groups)

@@ -2,38 +2,47 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from operator import add
 from pathlib import Path
 
 from compiler.deploy.cache import cached
 from compiler.errors import EmulationError
-from compiler.native import COUNTER_SOURCES
+from compiler.native import COUNTER_SOURCES, PLUGIN_VERSION_SOURCE
 from targets.spec import TargetSpec
 
 #: QEMU's program and the C library of each machine that is emulated.
 EMULATORS = {
     "aarch64": ("qemu-aarch64", Path("/usr/aarch64-linux-gnu")),
+    "armv7l": ("qemu-arm", Path("/usr/arm-linux-gnueabihf")),
     "x86_64": ("qemu-x86_64", Path("/")),
 }
 _INSTALL = {
     "aarch64": "apt-get install qemu-user libc6-arm64-cross libstdc++6-arm64-cross "
     "libgcc-s1-arm64-cross",
+    "armv7l": "apt-get install qemu-user libc6-armhf-cross",
     "x86_64": "apt-get install qemu-user",
 }
 #: QEMU's names of processors where they are not LLVM's.
 _PROCESSORS = {"neoverse-v1": "max", "x86_64": "max"}
 _SECONDS = 1800
+_PLUGIN = "libcounter.so"
 #: Caches that the plugin simulates (caches.h).
 MAX_LEVELS = 3
 #: What QEMU says of a plugin for another version of its interface.
 PLUGIN_REFUSED = "API version"
-PLUGIN_HINT = "the counter is written for the plugins of QEMU 4.2 to 8.2; install one of those"
+PLUGIN_HINT = "the counter is written for the plugins of QEMU 4.2 to 11.1; install one of those"
+#: Newest version of the interface that the counter is written for, as of QEMU 11.1.
+_NEWEST_INTERFACE = 7
+_KNOWN = re.compile(r"supports only up to version (\d+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +113,7 @@ def count_blocks(
         FileError: The cache cannot be written.
     """
     command = emulator(spec)
-    plugin = counter_plugin()
+    plugin = counter_plugin(command[0])
     with tempfile.TemporaryDirectory(prefix="tilewright-count-") as work:
         blocks, maps = Path(work) / "blocks", Path(work) / "maps"
         command += ["-plugin", f"{plugin}{cache_option(processor or spec)},out={blocks}"]
@@ -149,35 +158,72 @@ def cache_option(spec: TargetSpec) -> str:
     return f",caches={'/'.join(parts)}" if parts else ""
 
 
-def counter_plugin() -> Path:
-    """The plugin of QEMU that counts, compiled once and kept.
+def counter_plugin(program: str) -> Path:
+    """The plugin of QEMU that counts, compiled once for each version of the interface and kept.
+
+    Args:
+        program: The emulator that it is for, by its path.
 
     Raises:
-        EmulationError: There is no C compiler, or it fails.
+        EmulationError: There is no C compiler, or it fails, or the emulator takes no plugins.
         FileError: The cache cannot be written.
     """
+    interface = min(_interface(program), _NEWEST_INTERFACE)
     source = b"".join(path.read_bytes() for path in COUNTER_SOURCES)
+    label = f"{hashlib.sha256(source).hexdigest()[:16]}-{interface}"
+    sources = [path for path in COUNTER_SOURCES if path.suffix == ".c"]
+    options = (f"-DQEMU_PLUGIN_API={interface}",)
+    return cached(f"counter/{label}", functools.partial(_compile, sources, options)) / _PLUGIN
 
-    def make(folder: Path) -> None:
-        compiler = shutil.which("gcc") or shutil.which("cc") or shutil.which("clang")
-        if compiler is None:
-            raise EmulationError(
-                "there is no C compiler for the emulator's plugin",
-                where="gcc, cc, clang",
-                hint="apt-get install gcc",
-            )
+
+@functools.cache
+def _interface(program: str) -> int:
+    """The newest version of the interface for plugins that an emulator has.
+
+    Raises:
+        EmulationError: There is no C compiler, or it fails, or the emulator takes no plugins.
+        FileError: The cache cannot be written.
+    """
+    label = hashlib.sha256(PLUGIN_VERSION_SOURCE.read_bytes()).hexdigest()[:16]
+    ask = cached(f"counter/ask-{label}", functools.partial(_compile, [PLUGIN_VERSION_SOURCE], ()))
+    try:
+        # Plugins come first; no program to emulate is needed.
         done = subprocess.run(
-            [compiler, "-shared", "-fPIC", "-O2", "-o", str(folder / "libcounter.so"),
-             *(str(path) for path in COUNTER_SOURCES if path.suffix == ".c")],
-            capture_output=True, text=True, check=False,
+            [program, "-plugin", str(ask / _PLUGIN), "none"],
+            capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
-        if done.returncode:
-            raise EmulationError(
-                f"the emulator's plugin does not compile: {done.stderr[-200:]}", where=compiler
-            )
+    except (OSError, subprocess.SubprocessError) as error:
+        raise EmulationError(f"the emulator failed: {error}", where=program) from error
+    found = _KNOWN.search(done.stderr)
+    if found is None:
+        said = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[0]
+        raise EmulationError(
+            f"this QEMU takes no plugins: {said[:200]}",
+            where=program,
+            hint="install a QEMU that is linked dynamically and was built with plugins: Debian's "
+            "qemu-user up to release 12, or QEMU's sources with --enable-plugins; Debian's "
+            "qemu-user-static, and its qemu-user from release 13 on, have none",
+        )
+    return int(found[1])
 
-    label = hashlib.sha256(source).hexdigest()[:16]
-    return cached(f"counter/{label}", make) / "libcounter.so"
+
+def _compile(sources: Sequence[Path], options: Sequence[str], folder: Path) -> None:
+    compiler = shutil.which("gcc") or shutil.which("cc") or shutil.which("clang")
+    if compiler is None:
+        raise EmulationError(
+            "there is no C compiler for the emulator's plugin",
+            where="gcc, cc, clang",
+            hint="apt-get install gcc",
+        )
+    done = subprocess.run(
+        [compiler, "-shared", "-fPIC", "-O2", *options, "-o", str(folder / _PLUGIN),
+         *map(str, sources)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        raise EmulationError(
+            f"the emulator's plugin does not compile: {done.stderr[-200:]}", where=compiler
+        )
 
 
 def _range(maps: str, library: Path) -> tuple[int, int]:

@@ -124,10 +124,10 @@ def check_estimable(spec: TargetSpec) -> None:
         CompileError: There is no linker for the target's machine.
         DeployError: There is no C compiler for the target's machine.
     """
-    emulator(spec)
+    command = emulator(spec)
     cost_model(spec)
     find_linker(spec)
-    counter_plugin()
+    counter_plugin(command[0])
     build_kernel_program(spec.machine)
 
 
@@ -167,7 +167,7 @@ class EstimatedRunner:
         self._limits = limits or LIMITS
         self._costs = BlockCosts(cost_model(self._processor))
         self._command = [*emulator(spec), str(build_kernel_program(spec.machine))]
-        self._plugin = f"{counter_plugin()}{cache_option(self._processor)}"
+        self._plugin = f"{counter_plugin(self._command[0])}{cache_option(self._processor)}"
         self.name = f"estimated: {self._costs.model}"
         self._numbers = itertools.count()
         self._mine = threading.local()
@@ -180,9 +180,10 @@ class EstimatedRunner:
     def cpu(self) -> Cpu:
         """The processor as it is modelled."""
         spec, model = self._processor, self._costs.model
+        modelled = f"{model.processor}{model.width or ''}"
         return Cpu(
             f"{model.processor}, modelled",
-            f"llvm-mca-{model.version}-{model.processor}-{REVISION}",
+            f"llvm-mca-{model.version}-{modelled}-{REVISION}",
             spec.features, spec.vector_bits, spec.cores,
         )  # fmt: skip
 

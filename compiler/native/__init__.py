@@ -16,6 +16,8 @@ RUNNER_FOLDER = Path(__file__).parent / "runner"
 RUNNER_SOURCES = tuple(sorted(RUNNER_FOLDER.iterdir()))
 #: Counts blocks of emulated code and their cache misses, a plugin of QEMU.
 COUNTER_SOURCES = tuple(sorted((Path(__file__).parent / "counter").iterdir()))
+#: Asks QEMU for the version of its interface for plugins.
+PLUGIN_VERSION_SOURCE = Path(__file__).parent / "plugin_version.c"
 #: Calls one compiled kernel, in emulation.
 KERNEL_SOURCE = Path(__file__).parent / "kernel" / "kernel.c"
 #: What TVM's runtime is built of for machines that there is no package for.
@@ -72,6 +74,7 @@ __all__ = [
     "AMX_PERMISSION_SOURCE",
     "COUNTER_SOURCES",
     "KERNEL_SOURCE",
+    "PLUGIN_VERSION_SOURCE",
     "RUNNER_FOLDER",
     "RUNNER_SOURCES",
     "RUNTIME_FOLDER",

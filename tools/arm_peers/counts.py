@@ -102,7 +102,8 @@ def _run(
 ) -> dict[tuple[str, int, bytes], Block]:
     with tempfile.TemporaryDirectory(prefix="tilewright-peers-") as work:
         blocks, maps = Path(work) / "blocks", Path(work) / "maps"
-        line = [*emulator, "-plugin", f"{counter_plugin()},out={blocks}", *command(number, maps)]
+        plugin = f"{counter_plugin(emulator[0])},out={blocks}"
+        line = [*emulator, "-plugin", plugin, *command(number, maps)]
         try:
             done = subprocess.run(
                 line,

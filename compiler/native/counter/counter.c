@@ -7,9 +7,14 @@
  * ran, and its bytes, all in hexadecimal but the counts; with caches also its accesses to memory and,
  * for each level, its misses and those of them that a prefetcher would have seen coming. A program
  * can say by system calls that do not exist what is to be counted (see kernel.c); all of it is
- * counted if it says nothing. Distributions ship no header for plugins, so that the few
- * declarations needed of version 1 of the interface (QEMU 4.2 to 8.2, docs/devel/tcg-plugins; later ones
- * refuse it) are written out here. One thread is counted exactly; several are not. */
+ * counted if it says nothing.
+ *
+ * Distributions ship no header for plugins, so that the few declarations needed are written out
+ * here, for the versions 1 to 7 of the interface (QEMU 4.2 to 11.1, docs/devel/tcg-plugins): it is
+ * compiled for the one that the emulator has, -DQEMU_PLUGIN_API=N. Version 2 replaced counters in
+ * memory by scoreboards, which have a row for each thread; 3 copies the bytes of instructions; 7
+ * hands data to every callback, and no number of the plugin. One thread is counted exactly; several
+ * are by their scoreboards, but misses of caches are not. */
 #include <inttypes.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -19,39 +24,104 @@
 
 #include "caches.h"
 
+#ifndef QEMU_PLUGIN_API
+#define QEMU_PLUGIN_API 1
+#endif
+
 typedef uint64_t qemu_plugin_id_t;
 typedef struct qemu_info_t qemu_info_t;
 struct qemu_plugin_tb;
 struct qemu_plugin_insn;
 enum qemu_plugin_op { QEMU_PLUGIN_INLINE_ADD_U64 };
-
-extern void qemu_plugin_register_vcpu_tb_trans_cb(
-    qemu_plugin_id_t id, void (*call)(qemu_plugin_id_t, struct qemu_plugin_tb*));
-extern void qemu_plugin_register_vcpu_tb_exec_inline(struct qemu_plugin_tb* block,
-                                                     enum qemu_plugin_op operation, void* pointer,
-                                                     uint64_t value);
-extern void qemu_plugin_register_atexit_cb(qemu_plugin_id_t id,
-                                           void (*call)(qemu_plugin_id_t, void*), void* data);
-extern size_t qemu_plugin_tb_n_insns(const struct qemu_plugin_tb* block);
-extern uint64_t qemu_plugin_tb_vaddr(const struct qemu_plugin_tb* block);
-extern struct qemu_plugin_insn* qemu_plugin_tb_get_insn(const struct qemu_plugin_tb* block,
-                                                        size_t index);
-extern const void* qemu_plugin_insn_data(const struct qemu_plugin_insn* instruction);
-extern size_t qemu_plugin_insn_size(const struct qemu_plugin_insn* instruction);
 enum qemu_plugin_cb_flags { QEMU_PLUGIN_CB_NO_REGS };
 enum qemu_plugin_mem_rw { QEMU_PLUGIN_MEM_RW = 3 };
 typedef uint32_t qemu_plugin_meminfo_t;
+
+/* What callbacks that are not about one block get first and last. */
+#if QEMU_PLUGIN_API < 7
+#define FIRST(...) qemu_plugin_id_t plugin, __VA_ARGS__
+#define LAST
+#define NO_DATA
+#define IGNORE (void)plugin
+#else
+#define FIRST(...) __VA_ARGS__
+#define LAST , void* nothing
+#define NO_DATA , NULL
+#define IGNORE (void)nothing
+#endif
+typedef void Translated(FIRST(struct qemu_plugin_tb* block) LAST);
+typedef void Called(FIRST(unsigned int cpu, int64_t number, uint64_t address, uint64_t bytes,
+                          uint64_t c, uint64_t d, uint64_t e, uint64_t f, uint64_t g,
+                          uint64_t h) LAST);
+typedef void Finished(FIRST(void* data));
+extern void qemu_plugin_register_vcpu_tb_trans_cb(qemu_plugin_id_t id, Translated* call LAST);
+extern void qemu_plugin_register_vcpu_syscall_cb(qemu_plugin_id_t id, Called* call LAST);
+extern void qemu_plugin_register_atexit_cb(qemu_plugin_id_t id, Finished* call, void* data);
 extern void qemu_plugin_register_vcpu_mem_cb(
     struct qemu_plugin_insn* instruction,
     void (*call)(unsigned int, qemu_plugin_meminfo_t, uint64_t, void*),
     enum qemu_plugin_cb_flags flags, enum qemu_plugin_mem_rw kind, void* data);
 extern unsigned int qemu_plugin_mem_size_shift(qemu_plugin_meminfo_t info);
-extern void qemu_plugin_register_vcpu_syscall_cb(
-    qemu_plugin_id_t id,
-    void (*call)(qemu_plugin_id_t, unsigned int, int64_t, uint64_t, uint64_t, uint64_t, uint64_t,
-                 uint64_t, uint64_t, uint64_t, uint64_t));
+extern size_t qemu_plugin_tb_n_insns(const struct qemu_plugin_tb* block);
+extern uint64_t qemu_plugin_tb_vaddr(const struct qemu_plugin_tb* block);
+extern struct qemu_plugin_insn* qemu_plugin_tb_get_insn(const struct qemu_plugin_tb* block,
+                                                        size_t index);
+extern size_t qemu_plugin_insn_size(const struct qemu_plugin_insn* instruction);
+#if QEMU_PLUGIN_API < 3
+extern const void* qemu_plugin_insn_data(const struct qemu_plugin_insn* instruction);
+#else
+extern size_t qemu_plugin_insn_data(const struct qemu_plugin_insn* instruction, void* to,
+                                    size_t bytes);
+#endif
 
-__attribute__((visibility("default"))) int qemu_plugin_version = 1;
+static void copy_bytes(void* to, const struct qemu_plugin_insn* instruction, size_t bytes) {
+#if QEMU_PLUGIN_API < 3
+  memcpy(to, qemu_plugin_insn_data(instruction), bytes);
+#else
+  if (qemu_plugin_insn_data(instruction, to, bytes) != bytes) abort();
+#endif
+}
+
+/* How often something ran. */
+#if QEMU_PLUGIN_API < 2
+extern void qemu_plugin_register_vcpu_tb_exec_inline(struct qemu_plugin_tb* block,
+                                                     enum qemu_plugin_op operation, void* pointer,
+                                                     uint64_t value);
+typedef uint64_t Counter;
+static void count_runs(struct qemu_plugin_tb* block, Counter* counter) {
+  qemu_plugin_register_vcpu_tb_exec_inline(block, QEMU_PLUGIN_INLINE_ADD_U64, counter, 1);
+}
+static void counter_clear(Counter* counter) { *counter = 0; }
+static uint64_t counter_value(const Counter* counter) { return *counter; }
+#else
+struct qemu_plugin_scoreboard;
+typedef struct {
+  struct qemu_plugin_scoreboard* score;
+  size_t offset;
+} qemu_plugin_u64;
+extern struct qemu_plugin_scoreboard* qemu_plugin_scoreboard_new(size_t size);
+extern uint64_t qemu_plugin_u64_sum(qemu_plugin_u64 entry);
+extern void qemu_plugin_u64_set(qemu_plugin_u64 entry, unsigned int cpu, uint64_t value);
+extern int qemu_plugin_num_vcpus(void);
+extern void qemu_plugin_register_vcpu_tb_exec_inline_per_vcpu(struct qemu_plugin_tb* block,
+                                                              enum qemu_plugin_op operation,
+                                                              qemu_plugin_u64 entry,
+                                                              uint64_t value);
+typedef qemu_plugin_u64 Counter;
+static void count_runs(struct qemu_plugin_tb* block, Counter* counter) {
+  counter->score = qemu_plugin_scoreboard_new(sizeof(uint64_t));
+  counter->offset = 0;
+  qemu_plugin_register_vcpu_tb_exec_inline_per_vcpu(block, QEMU_PLUGIN_INLINE_ADD_U64, *counter,
+                                                    1);
+}
+static void counter_clear(Counter* counter) {
+  for (int cpu = 0; cpu < qemu_plugin_num_vcpus(); ++cpu)
+    qemu_plugin_u64_set(*counter, (unsigned int)cpu, 0);
+}
+static uint64_t counter_value(const Counter* counter) { return qemu_plugin_u64_sum(*counter); }
+#endif
+
+__attribute__((visibility("default"))) int qemu_plugin_version = QEMU_PLUGIN_API;
 
 /* The system calls of kernel.c. */
 enum { CALL_BEGIN = 77701, CALL_END = 77702, CALL_WARM = 77703 };
@@ -65,7 +135,8 @@ typedef struct {
 
 struct Block {
   Block* next;
-  uint64_t address, count, counted;
+  uint64_t address, counted;
+  Counter runs;
   size_t instructions, size;
   Misses misses;
   Site* sites; /* one for each instruction, if there are caches */
@@ -84,8 +155,8 @@ static void accessed(unsigned int cpu, qemu_plugin_meminfo_t info, uint64_t addr
                   &site->block->misses);
 }
 
-static void translated(qemu_plugin_id_t id, struct qemu_plugin_tb* block) {
-  (void)id;
+static void translated(FIRST(struct qemu_plugin_tb* block) LAST) {
+  IGNORE;
   size_t instructions = qemu_plugin_tb_n_insns(block), size = 0;
   for (size_t i = 0; i < instructions; ++i)
     size += qemu_plugin_insn_size(qemu_plugin_tb_get_insn(block, i));
@@ -100,7 +171,7 @@ static void translated(qemu_plugin_id_t id, struct qemu_plugin_tb* block) {
   for (size_t i = 0; i < instructions; ++i) {
     struct qemu_plugin_insn* instruction = qemu_plugin_tb_get_insn(block, i);
     size_t bytes = qemu_plugin_insn_size(instruction);
-    memcpy(entry->bytes + entry->size, qemu_plugin_insn_data(instruction), bytes);
+    copy_bytes(entry->bytes + entry->size, instruction, bytes);
     entry->size += bytes;
     if (entry->sites != NULL) {
       entry->sites[i].block = entry;
@@ -110,13 +181,13 @@ static void translated(qemu_plugin_id_t id, struct qemu_plugin_tb* block) {
   }
   entry->next = blocks;
   blocks = entry;
-  qemu_plugin_register_vcpu_tb_exec_inline(block, QEMU_PLUGIN_INLINE_ADD_U64, &entry->count, 1);
+  count_runs(block, &entry->runs);
 }
 
 /* Forget what was counted so far. */
 static void begin(void) {
   for (Block* block = blocks; block != NULL; block = block->next) {
-    block->count = 0;
+    counter_clear(&block->runs);
     memset(&block->misses, 0, sizeof block->misses);
   }
   active = true;
@@ -124,15 +195,17 @@ static void begin(void) {
 
 /* Keep what was counted, whatever comes. */
 static void end(void) {
-  for (Block* block = blocks; block != NULL; block = block->next) block->counted = block->count;
+  for (Block* block = blocks; block != NULL; block = block->next)
+    block->counted = counter_value(&block->runs);
   active = false;
   ended = true;
 }
 
-static void called(qemu_plugin_id_t id, unsigned int cpu, int64_t number, uint64_t address,
-                   uint64_t bytes, uint64_t c, uint64_t d, uint64_t e, uint64_t f, uint64_t g,
-                   uint64_t h) {
-  (void)id, (void)cpu, (void)c, (void)d, (void)e, (void)f, (void)g, (void)h;
+static void called(FIRST(unsigned int cpu, int64_t number, uint64_t address, uint64_t bytes,
+                         uint64_t c, uint64_t d, uint64_t e, uint64_t f, uint64_t g,
+                         uint64_t h) LAST) {
+  IGNORE;
+  (void)cpu, (void)c, (void)d, (void)e, (void)f, (void)g, (void)h;
   if (number == CALL_BEGIN) begin();
   if (number == CALL_END) end();
   if (number == CALL_WARM && caches_levels() > 0) {
@@ -146,13 +219,15 @@ static void called(qemu_plugin_id_t id, unsigned int cpu, int64_t number, uint64
   }
 }
 
-static void finished(qemu_plugin_id_t id, void* data) {
-  (void)id;
+static void finished(FIRST(void* data)) {
   (void)data;
+#if QEMU_PLUGIN_API < 7
+  (void)plugin;
+#endif
   FILE* file = fopen(path, "w");
   if (file == NULL) return; /* whoever reads it will miss it */
   for (const Block* block = blocks; block != NULL; block = block->next) {
-    uint64_t count = ended ? block->counted : block->count;
+    uint64_t count = ended ? block->counted : counter_value(&block->runs);
     if (count == 0) continue;
     fprintf(file, "%" PRIx64 " %zu %" PRIu64 " ", block->address, block->instructions, count);
     for (size_t i = 0; i < block->size; ++i) fprintf(file, "%02x", block->bytes[i]);
@@ -181,8 +256,8 @@ __attribute__((visibility("default"))) int qemu_plugin_install(qemu_plugin_id_t 
     fputs("counter: out=FILE is missing\n", stderr);
     return 1;
   }
-  qemu_plugin_register_vcpu_tb_trans_cb(id, translated);
-  qemu_plugin_register_vcpu_syscall_cb(id, called);
+  qemu_plugin_register_vcpu_tb_trans_cb(id, translated NO_DATA);
+  qemu_plugin_register_vcpu_syscall_cb(id, called NO_DATA);
   qemu_plugin_register_atexit_cb(id, finished, NULL);
   return 0;
 }

@@ -51,8 +51,9 @@ def test_missing_programs_say_what_to_install(monkeypatch, tmp_path: Path) -> No
     assert "apt-get install qemu-user" in str(caught.value)
     with pytest.raises(EmulationError, match="llvm-mca is not installed"):
         cost_model(SPEC)
-    with pytest.raises(EmulationError, match="armv7l are not emulated"):
+    with pytest.raises(EmulationError, match="qemu-arm is not installed") as caught:
         counting.emulator(get_target("arm/armv7"))
+    assert "libc6-armhf-cross" in str(caught.value)
 
 
 @counts_cycles

@@ -30,7 +30,7 @@ sys.exit({status})
 
 
 def emulate(monkeypatch: pytest.MonkeyPatch, status: int) -> list[Entry]:
-    monkeypatch.setattr(counts, "counter_plugin", lambda: Path("plugin"))
+    monkeypatch.setattr(counts, "counter_plugin", lambda _program: Path("plugin"))
     program = PROGRAM.format(maps=MAPS, status=status)
 
     def command(number: int, maps: Path) -> list[str]:
