@@ -303,7 +303,7 @@ def compile(  # noqa: A001 - the name users expect
                 name=bundle.name,
                 stages=tuple(log.records),
                 planned_activation_bytes=built.planned_activation_bytes,
-                sizes={"parameters": bundle.parameter_bytes, "library": bundle.library_bytes},
+                sizes=bundle.sizes,
                 numerical_error=compare(bundle.golden.outputs, expected),
                 threads=threads,
                 precision=bundle.manifest.precision,

@@ -284,11 +284,30 @@ class Imported:
 
 
 @dataclass(frozen=True, slots=True)
+class Prepared:
+    """A parameter that is made of a compact one when the model is loaded.
+
+    Attributes:
+        parameter: Its name; the tensor of this name is the compact one.
+        function: The function of the module that makes it: takes the compact tensor, and the one
+            that it writes.
+        shape: Of what it writes, which `main` takes.
+        dtype: The same.
+    """
+
+    parameter: str
+    function: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True)
 class Lowered:
     """A scheduled module: every function in it has a schedule, constants are parameters again.
 
-    `parameters` are the packed, folded tensors that `main` takes after the inputs, in order.
-    `planned_activation_bytes` is the peak of the static memory plan (0 if shapes are dynamic).
+    `parameters` are the packed, folded tensors that `main` takes after the inputs, in order; of
+    those in `prepared` the tensors that they are made of. `planned_activation_bytes` is the peak of
+    the static memory plan (0 if shapes are dynamic).
     """
 
     module: Any  # tvm.IRModule
@@ -299,6 +318,7 @@ class Lowered:
     planned_activation_bytes: int
     name: str
     vta: VtaPart | None = None
+    prepared: tuple[Prepared, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,6 +334,7 @@ class Built:
     target: TargetSpec
     name: str
     vta: VtaPart | None = None
+    prepared: tuple[Prepared, ...] = ()
 
 
 @runtime_checkable

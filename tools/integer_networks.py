@@ -64,7 +64,9 @@ def compiled(
     spec, log = get_target(target), StageLog()
     with tempfile.TemporaryDirectory() as folder:
         built = build_library(lower(imported, spec, log, plan=plan), spec, log, Path(folder))
-        executor = Executor(built.library, built.inputs, built.outputs, built.parameters)
+        executor = Executor(
+            built.library, built.inputs, built.outputs, built.parameters, built.prepared
+        )
         found = executor.run(*inputs)
     return [np.asarray(v) for v in (found if isinstance(found, (tuple, list)) else (found,))]
 

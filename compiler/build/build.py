@@ -83,6 +83,7 @@ def build(lowered: Lowered, target: TargetSpec, log: StageLog, workdir: Path) ->
         target=target,
         name=lowered.name,
         vta=lowered.vta,
+        prepared=lowered.prepared,
     )
 
 

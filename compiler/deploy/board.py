@@ -371,11 +371,15 @@ def check_board(there: Facts, facts: dict[str, Any], size: int, where: str) -> N
             where=where,
             hint="compile for an older core, such as arm/rpi4 or arm/cortex-a53",
         )
-    for what, has in (("space", there.free_bytes), ("memory", there.memory_bytes)):
-        if has < size * 11 // 10:
+    loaded = size + int(facts.get("prepared_bytes", 0))
+    for what, has, takes in (
+        ("space", there.free_bytes, size),
+        ("memory", there.memory_bytes, loaded),
+    ):
+        if has < takes * 11 // 10:
             raise DeviceError(
                 f"it has {has / 1e6:.0f} MB of {what}, and the deployment takes "
-                f"{size / 1e6:.0f} MB",
+                f"{takes / 1e6:.0f} MB",
                 where=where,
                 hint="free some, or quantize the model (--quantize int8)",
             )

@@ -21,6 +21,7 @@ from compiler.deploy.runner import (
 from compiler.native import RUNNER_FOLDER
 from compiler.package import Bundle
 from compiler.package.atomic import write_folder
+from compiler.package.manifest import spec_bytes
 from compiler.stages import TensorSpec
 
 if TYPE_CHECKING:
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
 
     Array = npt.NDArray[np.generic]
 
-SCHEMA = "tilewright.deploy/1"
+#: 2: parameters that the runner packs when it loads the model.
+SCHEMA = "tilewright.deploy/2"
 #: Facts of the model: for programs, and the same for the runner, line by line.
 MODEL, LINES = "model.json", "model.txt"
 #: Parameters begin at multiples of this: compiled code takes no others.
@@ -45,12 +47,14 @@ class Deployment:
         machine: Machine that it is for.
         runtime_bytes: Of everything but the model: the runner and TVM's runtime.
         model_bytes: Of module, parameters and golden pair.
+        loaded_bytes: Of the parameters that are packed when the model is loaded, beyond the files.
     """
 
     path: Path
     machine: str
     runtime_bytes: int
     model_bytes: int
+    loaded_bytes: int = 0
 
 
 def write_deployment(
@@ -81,12 +85,15 @@ def write_deployment(
     write_folder(
         path, {**model, **runtime, **sources}, replace_if=MODEL, executable=frozenset(runtime)
     )
-    return Deployment(path, machine, sum(map(len, runtime.values())), sum(map(len, model.values())))
+    return Deployment(
+        path, machine, sum(map(len, runtime.values())), sum(map(len, model.values())),
+        prepared_bytes(bundle),
+    )  # fmt: skip
 
 
 def model_files(bundle: Bundle) -> dict[str, bytes]:
     """The files of the model itself, by name."""
-    parameters, entries = _pack(bundle.parameters)
+    parameters, entries = _pack(bundle)
     facts = {
         "schema": SCHEMA,
         "name": bundle.name,
@@ -97,6 +104,7 @@ def model_files(bundle: Bundle) -> dict[str, bytes]:
         "inputs": _ports(bundle.inputs),
         "outputs": _ports(bundle.outputs),
         "parameters": entries,
+        "prepared_bytes": prepared_bytes(bundle),
         "threads": bundle.threads,
         "tolerance": bundle.manifest.golden_tolerance,
         "golden_sha256": bundle.manifest.golden_sha256,
@@ -113,10 +121,20 @@ def model_files(bundle: Bundle) -> dict[str, bytes]:
     return files
 
 
-def _pack(parameters: Mapping[str, Array]) -> tuple[bytes, list[dict[str, Any]]]:
+def prepared_bytes(bundle: Bundle) -> int:
+    """Bytes of the tensors that are made when the model is loaded."""
+    return sum(
+        spec_bytes(TensorSpec(item.parameter, item.shape, item.dtype))
+        for item in bundle.manifest.prepared
+    )
+
+
+def _pack(bundle: Bundle) -> tuple[bytes, list[dict[str, Any]]]:
+    """The file of parameters, and what is where in it."""
     data = bytearray()
-    entries = []
-    for name, array in parameters.items():
+    entries: list[dict[str, Any]] = []
+    prepared = {item.parameter: item for item in bundle.manifest.prepared}
+    for name, array in bundle.parameters.items():
         data.extend(bytes(-len(data) % ALIGNMENT))
         entries.append(
             {
@@ -124,6 +142,11 @@ def _pack(parameters: Mapping[str, Array]) -> tuple[bytes, list[dict[str, Any]]]
                 "offset": len(data), "bytes": array.nbytes,
             }
         )  # fmt: skip
+        if name in prepared:
+            item = prepared[name]
+            entries[-1]["prepared"] = {
+                "function": item.function, "dtype": item.dtype, "shape": list(item.shape)
+            }  # fmt: skip
         data.extend(array.tobytes())
     return bytes(data), entries
 
@@ -146,11 +169,15 @@ def _lines(facts: Mapping[str, Any], library_bytes: int) -> str:
         name = str(fact["name"]).replace("\n", " ")
         return " ".join(map(str, [kind, fact["dtype"], *before, len(shape), *shape, name]))
 
-    lines = ["tilewright deploy/1", f"threads {facts['threads']}"]
+    lines = ["tilewright deploy/2", f"threads {facts['threads']}"]
     lines += [f"tolerance {facts['tolerance']!r}", f"library {library_bytes}"]
     lines += [port("input", fact) for fact in facts["inputs"]]
     lines += [port("output", fact) for fact in facts["outputs"]]
-    lines += [port("parameter", f, f["offset"], f["bytes"]) for f in facts["parameters"]]
+    for fact in facts["parameters"]:
+        lines.append(port("parameter", fact, fact["offset"], fact["bytes"]))
+        if "prepared" in fact:  # of the parameter above
+            made = fact["prepared"]
+            lines.append(port(f"prepared {made['function']}", {**made, "name": fact["name"]}))
     return "\n".join(lines) + "\n"
 
 

@@ -224,7 +224,7 @@ def _missing_text(missing: str, run: BoardRun | None) -> str:
 
 def _sizes(bundle: Bundle, wheels: Path | None, *, deployed: bool) -> Mapping[str, int]:
     """Bytes of the artefacts; those of the runtime if a deployment was made, so that it is here."""
-    sizes = {"parameters": bundle.parameter_bytes, "library": bundle.library_bytes}
+    sizes = bundle.sizes
     with tempfile.TemporaryDirectory(prefix="tilewright-size-") as work:
         plain = Path(work) / "bundle.tw"
         earlier, bundle.report = bundle.report, None

@@ -2,7 +2,9 @@
 
 Fusion has put a canonical operator and its epilogue into one group. For each group a selector
 says which choice serves it (a tuning record's, or the default); the operator's definition is
-replaced by that choice's, and its constant weight is packed for it.
+replaced by that choice's, and its constant weight is packed for it. A weight that packing would
+make much larger is kept compact: `main` calls a function that packs it, until `prepare_weights`
+takes the call out.
 """
 
 from __future__ import annotations
@@ -16,11 +18,12 @@ from typing import Any
 from compiler.lower.graph import is_call_tir, is_constant, shape_of
 from compiler.lower.parameters import ParameterTable, value_of
 from schedules.cpu import templates
-from schedules.cpu.annotations import WORKLOAD
+from schedules.cpu.annotations import PREPARES, WORKLOAD
 from schedules.cpu.compute.canonical import placeholders
+from schedules.cpu.preparation import KernelTransform
 from schedules.selection import Selection, Selector
 from schedules.space import Choice
-from schedules.tvm_adapter import IRModule, relax, te, tirx
+from schedules.tvm_adapter import IRModule, relax, structural_hash, te, tirx
 from schedules.weights import weight_operands
 from schedules.workload import Workload
 from targets.spec import TargetSpec
@@ -206,6 +209,13 @@ class _MainRewriter(relax.PyExprMutator):
         super().__init__(module)
         self.table, self.spec, self.replaced = table, spec, replaced
         self.packed: dict[tuple[str, ...], list[Any]] = {}
+        self.preparations: dict[str, Any] = {}
+        self.compact: dict[tuple[str, ...], tuple[Any, KernelTransform]] = {}
+
+    def visit_dataflow_block_(self, block: Any) -> Any:
+        for key in self.compact:  # another block's variables are not seen from here
+            self.packed.pop(key, None)
+        return super().visit_dataflow_block_(block)
 
     def visit_call_(self, op: Any) -> Any:
         direct = is_call_tir(op)
@@ -233,7 +243,16 @@ class _MainRewriter(relax.PyExprMutator):
         # Constants without a name are told apart by where they are.
         identity = [n or f"@{v.value.data_ptr()}" for n, v in zip(known, weight, strict=True)]
         key = (*identity, json.dumps(choice, sort_keys=True), workload.weight_encoding)
-        if key not in self.packed:
+        if key in self.packed:
+            return self.packed[key]
+        transform = templates.preparation(workload, choice, self.spec)
+        if transform is not None:
+            if key not in self.compact:
+                compact = transform.pack(value_of(weight[0]))
+                constant = self.table.constant(compact, f"{known[0] or 'weight'}.packed")
+                self.compact[key] = constant, transform
+            self.packed[key] = [self._prepare(*self.compact[key])]
+        else:
             values = templates.pack(workload, choice, self.spec, *map(value_of, weight))
             names = [*known, *(f"{known[0] or 'weight'}.more" for _ in values[len(known) :])]
             self.packed[key] = [
@@ -241,6 +260,17 @@ class _MainRewriter(relax.PyExprMutator):
                 for value, name in zip(values, names, strict=True)
             ]
         return self.packed[key]
+
+    def _prepare(self, compact: Any, transform: KernelTransform) -> Any:
+        """The call that packs a weight, of one function for all equal transforms."""
+        shape, dtype = transform.packed
+        function = transform.function(self.spec).with_attr(PREPARES, True)
+        same = structural_hash(function)
+        if same not in self.preparations:
+            self.preparations[same] = self.builder_.add_func(function, "prepare_weight")
+        ty = relax.TensorType(shape, dtype)
+        call = relax.call_tir(self.preparations[same], relax.Tuple([compact]), ty)
+        return self.builder_.emit(call)
 
 
 def _describe_group(module: IRModule, variable: Any, function: Any) -> Group | None:

@@ -12,6 +12,7 @@ import numpy as np
 from compiler.lower.choose_kernels import ChosenKernel
 from compiler.lower.graph import is_call_tir, is_constant
 from compiler.lower.parameters import ParameterTable
+from compiler.lower.prepare_weights import is_preparation
 from compiler.lower.slower import slower_than_float
 from compiler.stages import KernelInfo
 from schedules.cpu import templates
@@ -40,19 +41,24 @@ def describe_kernels(
     dtypes: dict[str, str] = {}
     sources: dict[str, list[str]] = defaultdict(list)
     calls: dict[str, int] = defaultdict(int)
+    compact: dict[Any, Any] = {}  # what packed weights are made of
     for block in module["main"].body.blocks:
         for binding in block.bindings:
             call = binding.value
             if not is_call_tir(call):
                 continue
+            operands = call.args[1].fields if isinstance(call.args[1], relax.Tuple) else []
+            if is_preparation(module, call):
+                compact[binding.var] = operands[0]
+                continue
             name = str(call.args[0].name_hint)
             calls[name] += 1
-            operands = call.args[1].fields if isinstance(call.args[1], relax.Tuple) else []
             results = call.ty_args
             reads[name] = sum(tensor_bytes(a.ty) for a in operands)
             writes[name] = sum(tensor_bytes(ty) for ty in results)
             dtypes[name] = _first_dtype(results)
-            owners = [owner_of(table.name_of(a)) for a in operands if is_constant(a)]
+            origins = [compact.get(a, a) for a in operands]
+            owners = [owner_of(table.name_of(a)) for a in origins if is_constant(a)]
             sources[name] += [o for o in owners[:1] if o is not None]
     return tuple(
         KernelInfo(

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from math import prod
+
+import numpy as np
 
 from compiler.compress.apply import Applied, apply_plan
 from compiler.compress.plan import CompressionPlan
@@ -16,9 +19,10 @@ from compiler.lower.fold_constants import fold_constants
 from compiler.lower.legalize_kernels import legalize_kernels
 from compiler.lower.lift_constants import lift_constants
 from compiler.lower.parameters import Array, ParameterTable
+from compiler.lower.prepare_weights import prepare_weights
 from compiler.lower.reduce_precision import LOW, PrecisionSummary, reduce_precision
 from compiler.lower.vta.offload import Accelerator, describe_regions, offload
-from compiler.stages import Imported, KernelInfo, Lowered, StageLog, VtaPart
+from compiler.stages import Imported, KernelInfo, Lowered, Prepared, StageLog, VtaPart
 from schedules.cpu.default import schedule_module
 from schedules.cpu.intrinsics.bf16 import native_lanes
 from schedules.selection import Selector, defaults_only
@@ -64,6 +68,7 @@ class Lowering:
         chosen: What was chosen for each tunable function, by name.
         kernels: Descriptions of the scheduled functions, once they are scheduled.
         parameters: Packed and folded parameters, once they are lifted.
+        prepared: Which of them are packed when the model is loaded.
         reduced: What runs in which precision, once that is decided.
         quantized: What became integers, once the plan is applied.
         folds: Normalizations that were folded into weights.
@@ -80,6 +85,7 @@ class Lowering:
     chosen: dict[str, ChosenKernel] = field(default_factory=dict)
     kernels: tuple[KernelInfo, ...] = ()
     parameters: dict[str, Array] = field(default_factory=dict)
+    prepared: tuple[Prepared, ...] = ()
     reduced: PrecisionSummary = field(default_factory=PrecisionSummary)
     quantized: Applied = field(default_factory=Applied)
     folds: list[Fold] = field(default_factory=list)
@@ -162,6 +168,22 @@ class Lowering:
         module, self.parameters = lift_constants(module, self.table)
         return module
 
+    def prepare_weights(self, module: IRModule) -> IRModule:
+        """Take what is made of parameters alone out of `main`."""
+        module, self.prepared = prepare_weights(module, tuple(self.parameters))
+        return module
+
+    def describe_preparation(self) -> str:
+        """What is made when the model is loaded, for the log."""
+        if not self.prepared:
+            return ""
+        size = sum(prod(p.shape) * np.dtype(p.dtype).itemsize for p in self.prepared)
+        compact = sum(self.parameters[p.parameter].nbytes for p in self.prepared)
+        return (
+            f"{len(self.prepared)} weights are packed when the model is loaded: "
+            f"{compact / 1e6:.1f} MB become {size / 1e6:.1f} MB"
+        )
+
 
 def graph_passes(state: Lowering) -> list[Step]:
     """Passes up to fused groups of canonical operators: nothing is decided yet."""
@@ -204,6 +226,7 @@ def kernel_passes(state: Lowering) -> list[Step]:
         # Functions get schedules, constants become parameters.
         Step("DefaultSchedules", state.schedule),
         Step("LiftConstants", state.lift_constants),
+        Step("PrepareWeights", state.prepare_weights, state.describe_preparation),
         # The graph becomes calls of the Relax virtual machine on planned memory.
         Step("RewriteDataflowReshape", t.RewriteDataflowReshape()),
         Step("ToNonDataflow", t.ToNonDataflow()),
@@ -321,4 +344,5 @@ def lower(
         planned_activation_bytes=planned_activation_bytes(module),
         name=imported.name,
         vta=state.vta,
+        prepared=state.prepared,
     )

@@ -27,6 +27,7 @@ from compiler.package.manifest import (
     Member,
     Platform,
     dump_manifest,
+    spec_bytes,
 )
 from compiler.package.store import dump_tensors, load_tensors, match_tensors
 from compiler.package.vta import dump_vta, load_vta
@@ -56,6 +57,10 @@ REFERENCE_TOLERANCES: Mapping[str, float] = MappingProxyType(
 )
 #: Of a quantized model of which parts are in float: a last digit of theirs may turn a rounding.
 MIXED_TOLERANCE = 5e-2
+
+
+#: Name of a size in reports: of the parameters once the model is loaded.
+PARAMETERS_IN_MEMORY = "parameters in memory"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +99,8 @@ class Bundle:
 
     Attributes:
         manifest: What it holds, for which machine, and how it was made.
-        parameters: Its packed tensors by name.
+        parameters: Its tensors by name; those that the manifest calls prepared are compact ones,
+            of which the executor makes packed ones.
         golden: Inputs and outputs of the self-test.
         report: The latency report, None if nothing was measured.
         threads: Threads that it runs on.
@@ -185,6 +191,7 @@ class Bundle:
             precision=precision,
             kernels=built.kernels,
             stages=tuple(stages),
+            prepared=built.prepared,
         )
         bundle = cls(manifest, library, built.parameters, None, plan=plan, vta=built.vta)
         inputs = tuple(map(_own_copy, example_inputs))
@@ -245,8 +252,25 @@ class Bundle:
 
     @property
     def parameter_bytes(self) -> int:
-        """Size of all parameters."""
+        """Size of all parameters as they are kept."""
         return sum(array.nbytes for array in self.parameters.values())
+
+    @property
+    def loaded_parameter_bytes(self) -> int:
+        """Size of the parameters of a loaded model, which takes packed ones for compact ones."""
+        packed = {
+            item.parameter: spec_bytes(TensorSpec(item.parameter, item.shape, item.dtype))
+            for item in self.manifest.prepared
+        }
+        return sum(packed.get(name, array.nbytes) for name, array in self.parameters.items())
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Bytes of the parts of the model, for reports."""
+        sizes = {"parameters": self.parameter_bytes, "library": self.library_bytes}
+        if self.manifest.prepared:
+            sizes[PARAMETERS_IN_MEMORY] = self.loaded_parameter_bytes
+        return sizes
 
     @property
     def executor(self) -> Executor:
@@ -267,6 +291,7 @@ class Bundle:
                         self.inputs,
                         self.outputs,
                         self.parameters,
+                        prepared=self.manifest.prepared,
                         name=self.name,
                         threads=self.threads,
                         programs=programs,

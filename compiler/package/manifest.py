@@ -17,12 +17,13 @@ from typing import Any
 
 from compiler.codec import DecodeError, decode, encode
 from compiler.errors import BundleError
-from compiler.stages import KernelInfo, StageRecord, TensorSpec
+from compiler.stages import KernelInfo, Prepared, StageRecord, TensorSpec
 from targets.spec import TargetSpec
 
 FORMAT = "tilewright-bundle"
-#: 2: kernels say where their schedules come from.
-SCHEMA = 2
+#: 2: kernels say where their schedules come from. 3: parameters that are made when the model is
+#: loaded.
+SCHEMA = 3
 
 MANIFEST = "manifest.json"
 LIBRARY = "module.so"
@@ -35,6 +36,10 @@ VTA = "vta.json"
 OPTIONAL_MEMBERS = (REPORT, PLAN, VTA)
 #: VTA programs, one a member.
 VTA_PROGRAM = re.compile(r"region\d{1,4}\.vta")
+
+#: How many times as large as the compact tensor a prepared one may be.
+MAX_GROWTH = 100
+_FUNCTION = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 
 #: Bytes of one element of every dtype that a tensor in a bundle may have.
 DTYPE_BYTES: Mapping[str, int] = {
@@ -89,6 +94,8 @@ class Manifest:
         outputs: What it gives.
         parameters: Names, shapes and dtypes of the tensors in ``parameters.safetensors``,
             in the order that the compiled code takes them.
+        prepared: Which of them are compact, what makes a packed tensor of each when the model is
+            loaded, and the tensor's shape and dtype.
         target: The device compiled for.
         required_features: ISA features without which the code crashes.
         platform: System and machine that the shared object is for.
@@ -125,6 +132,7 @@ class Manifest:
     stages: tuple[StageRecord, ...]
     precision: str = "float32"
     golden_sha256: str = ""
+    prepared: tuple[Prepared, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,6 +257,7 @@ def _check_consistency(document: _Document) -> None:
             raise DecodeError(f"{path}: a name stands there twice")
         for i, spec in enumerate(specs):
             _check_spec(spec, f"{path}[{i}]", symbolic=field != "parameters")
+    _check_prepared(manifest)
     if manifest.golden_source not in ("compiled", "reference"):
         raise DecodeError(f"$.manifest.golden_source: unknown source {manifest.golden_source!r}")
     if not manifest.outputs:
@@ -265,6 +274,30 @@ def _check_consistency(document: _Document) -> None:
             raise DecodeError(f"$.members.{name}.size_bytes: the size is negative")
         if len(member.sha256) != 64 or not set(member.sha256) <= set("0123456789abcdef"):
             raise DecodeError(f"$.members.{name}.sha256: this is no SHA-256")
+
+
+def _check_prepared(manifest: Manifest) -> None:
+    parameters = {spec.name: spec for spec in manifest.parameters}
+    seen: set[str] = set()
+    for i, item in enumerate(manifest.prepared):
+        path = f"$.manifest.prepared[{i}]"
+        compact = parameters.get(item.parameter)
+        if compact is None:
+            raise DecodeError(f"{path}.parameter: there is no parameter {item.parameter!r}")
+        if item.parameter in seen:
+            raise DecodeError(f"{path}.parameter: {item.parameter!r} stands there twice")
+        seen.add(item.parameter)
+        if not _FUNCTION.fullmatch(item.function):
+            raise DecodeError(f"{path}.function: {item.function!r} is no name of a function")
+        packed = TensorSpec(item.parameter, item.shape, item.dtype)
+        _check_spec(packed, path, symbolic=False)
+        if spec_bytes(packed) > MAX_GROWTH * max(1, spec_bytes(compact)):
+            raise DecodeError(f"{path}.shape: {packed} is too large for what it is made of")
+
+
+def spec_bytes(spec: TensorSpec) -> int:
+    """Bytes of a tensor of known shape."""
+    return math.prod(int(extent) for extent in spec.shape) * DTYPE_BYTES[spec.dtype]
 
 
 def _check_spec(spec: TensorSpec, path: str, *, symbolic: bool) -> None:
@@ -298,4 +331,5 @@ __all__ = [
     "Platform",
     "dump_manifest",
     "load_manifest",
+    "spec_bytes",
 ]

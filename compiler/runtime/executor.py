@@ -15,8 +15,9 @@ from compiler.errors import BundleError, InputError
 from compiler.native import check_amx
 from compiler.runtime import tensors
 from compiler.runtime.check import bind, check_inputs, is_torch
+from compiler.runtime.prepare import load_parameters
 from compiler.runtime.threads import check_threads, use_threads
-from compiler.stages import TensorSpec
+from compiler.stages import Prepared, TensorSpec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,13 +39,16 @@ class Executor:
         library: Path of the shared object.
         inputs: What the model takes, in order.
         outputs: What it gives, in order.
-        parameters: The tensors that `main` takes after the inputs, in order.
+        parameters: The tensors that `main` takes after the inputs, in order, or what those in
+            `prepared` are made of.
+        prepared: Parameters that are made here, once, by functions of the shared object.
         name: The model's name, for messages.
         threads: Threads that the compiled code may use.
         programs: The VTA programs that it calls; None for code that calls none.
 
     Raises:
-        BundleError: The shared object cannot be loaded or is no compiled model.
+        BundleError: The shared object cannot be loaded or is no compiled model, or a parameter
+            cannot be prepared.
         InputError: `threads` cannot be had on this machine.
         TargetError: The model uses AMX, and this process may not.
     """
@@ -55,6 +59,7 @@ class Executor:
         inputs: Sequence[TensorSpec],
         outputs: Sequence[TensorSpec],
         parameters: Mapping[str, npt.NDArray[np.generic]],
+        prepared: Sequence[Prepared] = (),
         *,
         name: str = "model",
         threads: int = 1,
@@ -69,9 +74,11 @@ class Executor:
         self.threads = check_threads(threads)
         self.library = library
         self._lock = threading.RLock()
-        self._vm = _load(library, name)
+        code, self._vm = _load(library, name)
         self._main = self._vm["main"]
-        self._parameters = tuple(tensors.numpy_to_tvm(p)[0] for p in parameters.values())
+        if prepared:
+            use_threads(self.threads)
+        self._parameters = load_parameters(code, parameters, prepared, name)
         # Addresses that an output must not share: the parameters' and our input buffers'.
         self._own = _Extents([tensors.extent(p) for p in self._parameters])
         self._staging: dict[tuple[int, tuple[int, ...]], npt.NDArray[np.generic]] = {}
@@ -244,8 +251,8 @@ def _copy(tensor: Any) -> Any:
     return tensor.copyto(tvm.cpu())
 
 
-def _load(library: Path, name: str) -> Any:
-    """The virtual machine over a shared object."""
+def _load(library: Path, name: str) -> tuple[Any, Any]:
+    """A shared object, and the virtual machine over it."""
     if not library.is_file():
         raise BundleError(
             f"there is no shared object at {library}",
@@ -257,7 +264,7 @@ def _load(library: Path, name: str) -> Any:
     try:
         module = tvm.runtime.load_module(str(library))
         check_amx(library, name)
-        return relax.VirtualMachine(module, tvm.cpu())
+        return module, relax.VirtualMachine(module, tvm.cpu())
     except (RuntimeError, ValueError, AttributeError, OSError) as error:
         raise BundleError(
             f"the shared object cannot be loaded: {str(error).strip().splitlines()[-1]}",

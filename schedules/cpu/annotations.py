@@ -15,9 +15,11 @@ SIZE = "tilewright.reduction"
 LIBRARY = "tilewright.library"
 #: Attribute of a canonical function: JSON of its `schedules.workload.Workload`.
 WORKLOAD = "tilewright.workload"
-#: Part of a kernel that a stage plays: ``pad``, ``pack``, ``row``, ``lanes``, ``fold``.
+#: Part of a kernel that a stage plays: ``pad``, ``pack``, ``row``, ``lanes``, ``fold``, ``start``.
 ROLE = "tilewright.role"
 #: Marks a function that a rule has scheduled; TVM's own tools look at it too.
 IS_SCHEDULED = "tirx.is_scheduled"
 #: Marks the scalar functions that the virtual machine computes symbolic sizes with.
 IS_HOST_FUNCTION = "tirx.is_host_func"
+#: Attribute of a function that packs a weight when a model is loaded.
+PREPARES = "tilewright.prepares"

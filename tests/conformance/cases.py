@@ -91,7 +91,9 @@ def _compile(
     log = StageLog()
     lowered = lower(import_model(module, inputs, log=log), spec, log)
     built = build(lowered, spec, log, workdir)
-    return lowered, make(built.library, built.inputs, built.outputs, built.parameters)
+    return lowered, make(
+        built.library, built.inputs, built.outputs, built.parameters, built.prepared
+    )
 
 
 def _list(value: Any) -> list[torch.Tensor]:

@@ -437,7 +437,7 @@ log = StageLog()
 lowered = lower(import_model(net, (data,), log=log), SPEC, log, precision="bfloat16")
 assert sum(kernel.rule == "amx" for kernel in lowered.kernels) >= 2, lowered.kernels
 built = build(lowered, SPEC, log, Path(sys.argv[1]))
-executor = Executor(built.library, built.inputs, built.outputs, built.parameters)
+executor = Executor(built.library, built.inputs, built.outputs, built.parameters, built.prepared)
 with torch.no_grad():
     error = (executor.run(data) - net(data)).abs().max() / net(data).abs().max()
 print("near" if error < 0.02 else f"off by {error}")

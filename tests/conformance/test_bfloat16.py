@@ -46,7 +46,9 @@ def run(
     lowered = lower(import_model(module, inputs, log=log), spec, log, precision="bfloat16")
     assert not [k.name for k in lowered.kernels if k.fallback]
     built = build(lowered, spec, log, workdir)
-    result = Executor(built.library, built.inputs, built.outputs, built.parameters).run(*inputs)
+    result = Executor(
+        built.library, built.inputs, built.outputs, built.parameters, built.prepared
+    ).run(*inputs)
     assert isinstance(result, torch.Tensor)
     return result
 

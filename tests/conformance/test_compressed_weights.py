@@ -246,7 +246,7 @@ def compiled(emit: Any, inputs: list[tuple[tuple[int, ...], str]], spec: TargetS
     lowered = lower(imported, spec, StageLog())
     built = build(lowered, spec, StageLog(), tmp_path)
     assert not [k.name for k in built.kernels if k.fallback]
-    return Executor(built.library, built.inputs, built.outputs, built.parameters)
+    return Executor(built.library, built.inputs, built.outputs, built.parameters, built.prepared)
 
 
 @pytest.mark.parametrize("target", TARGETS)

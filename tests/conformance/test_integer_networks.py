@@ -64,7 +64,9 @@ def compare(
     wanted = np.asarray(interpret(integers, inputs))
     log = StageLog()
     built = build(lower(imported, spec, log, plan=plan), spec, log, workdir)
-    executor = Executor(built.library, built.inputs, built.outputs, built.parameters)
+    executor = Executor(
+        built.library, built.inputs, built.outputs, built.parameters, built.prepared
+    )
     given = executor.run(*inputs)
     given = np.asarray(given[0] if isinstance(given, (tuple, list)) else given)
     assert given.tobytes() == np.ascontiguousarray(wanted).tobytes()

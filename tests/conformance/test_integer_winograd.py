@@ -77,7 +77,7 @@ def run(cases, spec, choose, cpus, folder):
     drawn.append([np.full(a.shape, np.iinfo(a.dtype).max, a.dtype) for a in drawn[0]])
     for cpu in cpus:
         executor = EmulatedExecutor(
-            built.library, built.inputs, built.outputs, built.parameters, cpu=cpu
+            built.library, built.inputs, built.outputs, built.parameters, built.prepared, cpu=cpu
         )
         for arrays in drawn:
             given = executor.run(*arrays)

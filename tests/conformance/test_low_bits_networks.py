@@ -84,7 +84,9 @@ def outputs(
     integers, _ = apply_plan(module, state.table, plan)
     log = StageLog()
     built = build(lower(imported, spec, log, plan=plan), spec, log, workdir)
-    executor = Executor(built.library, built.inputs, built.outputs, built.parameters)
+    executor = Executor(
+        built.library, built.inputs, built.outputs, built.parameters, built.prepared
+    )
     found = []
     for sample in samples:
         wanted = np.asarray(interpret(integers, [sample.numpy()]))

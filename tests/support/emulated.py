@@ -16,7 +16,7 @@ import numpy as np
 
 from compiler.deploy.libraries import runtime_libraries
 from compiler.deploy.runner import PROGRAM, build_runner
-from compiler.stages import TensorSpec
+from compiler.stages import Prepared, TensorSpec
 from tests.support.boards import QEMU, ROOT
 
 #: What emulated processors run, the fewest extensions first.
@@ -95,6 +95,7 @@ class EmulatedExecutor:
         inputs: What the model takes.
         outputs: What it gives.
         parameters: What `main` takes after the inputs.
+        prepared: Which of them are packed there first.
         cpu: A processor of QEMU's.
         wheels: As in `compiler.deploy.libraries.runtime_libraries`.
 
@@ -108,13 +109,14 @@ class EmulatedExecutor:
         inputs: Sequence[TensorSpec],
         outputs: Sequence[TensorSpec],
         parameters: Mapping[str, Any],
+        prepared: Sequence[Prepared] = (),
         *,
         cpu: str = "cortex-a72",
         wheels: Path | None = None,
     ) -> None:
         from tvm import rpc
 
-        from schedules.tvm_adapter import relax
+        from schedules.tvm_adapter import relax, tvm
 
         self.cpu = cpu
         self.inputs, self.outputs = tuple(inputs), tuple(outputs)
@@ -129,10 +131,16 @@ class EmulatedExecutor:
         self._parameters: list[Any] = []
         self._device: Any = self._session.cpu()
         self._session.upload(str(library))
-        self._vm: Any = relax.VirtualMachine(
-            self._session.load_module(library.name), [self._device]
-        )
-        self._parameters = [self._send(value) for value in parameters.values()]
+        code = self._session.load_module(library.name)
+        self._vm: Any = relax.VirtualMachine(code, [self._device])
+        packed = {item.parameter: item for item in prepared}
+        for name, value in parameters.items():
+            tensor = self._send(value)
+            if name in packed:
+                item, compact = packed[name], tensor
+                tensor = tvm.runtime.empty(item.shape, item.dtype, self._device)
+                code.get_function(item.function, query_imports=True)(compact, tensor)
+            self._parameters.append(tensor)
 
     def _send(self, value: Any) -> Any:
         from schedules.tvm_adapter import tvm

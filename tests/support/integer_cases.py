@@ -549,7 +549,9 @@ def check(
         drawn = [random_inputs(cases, numpy) for _ in range(draws)]
         expected = [interpret(module, arrays) for arrays in drawn]
         for make in executors:
-            executor = make(built.library, built.inputs, built.outputs, built.parameters)
+            executor = make(
+                built.library, built.inputs, built.outputs, built.parameters, built.prepared
+            )
             for arrays, wanted in zip(drawn, expected, strict=True):
                 given = executor.run(*arrays)
                 given = given if isinstance(given, (tuple, list)) else [given]

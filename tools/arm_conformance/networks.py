@@ -131,7 +131,13 @@ def _run(case: _Case, built: Built, cpu: str, wheels: Path | None) -> Row:
     """What a row says of one processor."""
     try:
         executor = EmulatedExecutor(
-            built.library, built.inputs, built.outputs, built.parameters, cpu=cpu, wheels=wheels
+            built.library,
+            built.inputs,
+            built.outputs,
+            built.parameters,
+            built.prepared,
+            cpu=cpu,
+            wheels=wheels,
         )
         given = executor.run(*case.inputs)
     except AssertionError as error:

@@ -87,7 +87,9 @@ def _compile_and_run(
         row["kernels"] = len(built.kernels)
         row["fallback_kernels"] = sum(kernel.fallback for kernel in built.kernels)
         row["result"] = "run"
-        executor = Executor(built.library, built.inputs, built.outputs, built.parameters)
+        executor = Executor(
+            built.library, built.inputs, built.outputs, built.parameters, built.prepared
+        )
         start = time.perf_counter()
         result = executor.run(*tensors)
         row["run_ms"] = (time.perf_counter() - start) * 1e3

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "npy.h"
 #include "profile.h"
@@ -28,6 +29,8 @@ static const char USAGE[] =
     "  --rpc PORT       serve TVM's RPC instead, on 127.0.0.1 unless --host says otherwise\n"
     "  --tied           serve no longer than until standard input ends\n";
 
+/* System calls that do not exist: counter.c. */
+enum { COUNTER_BEGIN = 77701, COUNTER_WARM = 77703 };
 enum { MOST_INPUTS = 64, MESSAGE = 1024, PATH = 4096, MISUSE = 2, FAILURE = 4, DIFFERS = 5 };
 
 typedef struct {
@@ -282,6 +285,12 @@ static int infer(tw_model* model, const Options* options, const tw_array* inputs
 static int run(const Options* options) {
   tw_model* model = tw_load(options->folder, options->threads);
   if (model == NULL) return fail(tw_error());
+  if (options->maps != NULL) {
+    /* The counter that runs this (compiler/native/counter) forgets what it saw: packing weights
+     * is no part of an inference. Without it the kernel knows no such calls. */
+    syscall(COUNTER_WARM, 0, 0);
+    syscall(COUNTER_BEGIN);
+  }
   int wanted = tw_inputs(model), read = 0, status = 0;
   tw_array* inputs = calloc((size_t)wanted + 1, sizeof *inputs);
   tw_array* outputs = calloc((size_t)tw_outputs(model) + 1, sizeof *outputs);

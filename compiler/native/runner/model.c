@@ -27,6 +27,14 @@ typedef struct {
   int count;
 } Ports;
 
+/* A parameter that is packed when the model is loaded: by what, and into what. */
+typedef struct {
+  char function[NAME], name[NAME];
+  int parameter, rank;
+  DLDataType dtype;
+  int64_t shape[TW_MAX_RANK], offset, bytes; /* of the compact tensor in its file */
+} Prepared;
+
 struct tw_model {
   char folder[LINE];
   int threads;
@@ -34,6 +42,9 @@ struct tw_model {
   Ports inputs, outputs;
   TVMFFIObjectHandle* parameters;
   int parameter_count;
+  Prepared* prepared;
+  int prepared_count;
+  int64_t last_offset, last_bytes; /* of the parameter that was read last */
   void* memory; /* the parameters' file */
   size_t memory_bytes;
   TVMFFIAny library, machine, main, result;
@@ -67,22 +78,25 @@ int tw_describe_input(const tw_model* model, int index, tw_array* array) {
   return 0;
 }
 
-/* A tensor object on memory that belongs to somebody else. */
+/* A tensor object on memory that belongs to somebody else, or, if `own`, to it from now on. */
 static void free_managed(DLManagedTensor* managed) {
+  free(managed->manager_ctx);
   free(managed->dl_tensor.shape);
   free(managed);
 }
 
-static int wrap(void* data, DLDataType dtype, int rank, const int64_t* shape,
+static int wrap(void* data, int own, DLDataType dtype, int rank, const int64_t* shape,
                 TVMFFIObjectHandle* tensor) {
   DLManagedTensor* managed = calloc(1, sizeof *managed);
   int64_t* extents = calloc((size_t)rank + 1, sizeof *extents);
   if (managed == NULL || extents == NULL) {
     free(managed);
     free(extents);
+    if (own) free(data);
     FAIL("no memory");
   }
   memcpy(extents, shape, (size_t)rank * sizeof *extents);
+  managed->manager_ctx = own ? data : NULL;
   managed->dl_tensor.data = data;
   managed->dl_tensor.device.device_type = kDLCPU;
   managed->dl_tensor.ndim = rank;
@@ -150,8 +164,33 @@ static int add_parameter(tw_model* model, const char* text) {
   TVMFFIObjectHandle* grown = realloc(model->parameters, (count + 1) * sizeof *grown);
   if (grown == NULL) FAIL("no memory");
   model->parameters = grown;
-  TRY(wrap((char*)model->memory + offset, dtype, rank, shape, &grown[count]));
+  TRY(wrap((char*)model->memory + offset, 0, dtype, rank, shape, &grown[count]));
   ++model->parameter_count;
+  model->last_offset = offset;
+  model->last_bytes = bytes;
+  return 0;
+}
+
+/* "FUNCTION DTYPE RANK extents NAME": of the parameter in the line above. */
+static int add_prepared(tw_model* model, const char* text) {
+  char dtype[32];
+  int used = 0, count = model->prepared_count, last = model->parameter_count - 1;
+  Prepared* grown = realloc(model->prepared, (size_t)(count + 1) * sizeof *grown);
+  if (grown == NULL) FAIL("no memory");
+  model->prepared = grown;
+  Prepared* item = &grown[count];
+  memset(item, 0, sizeof *item);
+  const char* name = NULL;
+  if (sscanf(text, "%255s %31s%n", item->function, dtype, &used) == 2)
+    name = read_shape(text + used, &item->rank, item->shape);
+  if (name == NULL || last < 0 || (count > 0 && grown[count - 1].parameter == last))
+    FAIL("damaged: prepared %s", text);
+  snprintf(item->name, sizeof item->name, "%s", name);
+  TRY(read_dtype(dtype, &item->dtype));
+  item->parameter = last;
+  item->offset = model->last_offset;
+  item->bytes = model->last_bytes;
+  ++model->prepared_count;
   return 0;
 }
 
@@ -193,7 +232,8 @@ static int read_line(tw_model* model, const char* line, int* known) {
   const char* rest = space + 1;
 #define IS(word) (length == sizeof word - 1 && strncmp(line, word, length) == 0)
   if (IS("tilewright")) {
-    if (strcmp(rest, "deploy/1") != 0) FAIL("the model was made by another release: %s", rest);
+    if (strcmp(rest, "deploy/1") != 0 && strcmp(rest, "deploy/2") != 0)
+      FAIL("the model was made by another release: %s", rest);
     *known = 1;
   } else if (IS("threads")) {
     if (model->threads == 0) model->threads = atoi(rest);
@@ -207,6 +247,8 @@ static int read_line(tw_model* model, const char* line, int* known) {
     TRY(add_port(rest, &model->outputs));
   } else if (IS("parameter")) {
     TRY(add_parameter(model, rest));
+  } else if (IS("prepared")) {
+    TRY(add_prepared(model, rest));
   } else {
     FAIL("model.txt is damaged: %s", line);
   }
@@ -233,8 +275,9 @@ static int read_facts(tw_model* model) {
   return status;
 }
 
-static int find(const TVMFFIAny* module, const char* name, TVMFFIAny* function) {
-  TVMFFIAny arguments[3] = {*module, ffi_text(name), ffi_int(0)};
+/* A function of a module or, if `deep`, of those that it imports. */
+static int find(const TVMFFIAny* module, const char* name, int deep, TVMFFIAny* function) {
+  TVMFFIAny arguments[3] = {*module, ffi_text(name), ffi_int(deep)};
   arguments[2].type_index = kTVMFFIBool;
   TRY(ffi_call_global("ffi.ModuleGetFunction", arguments, 3, function, last_error,
                       sizeof last_error));
@@ -251,38 +294,96 @@ static int start_machine(tw_model* model) {
   TVMFFIAny argument = ffi_text(path), loader = {0}, start = {0}, nothing = {0};
   TRY(ffi_call_global("ffi.ModuleLoadFromFile", &argument, 1, &model->library, last_error,
                       sizeof last_error));
-  TRY(find(&model->library, "vm_load_executable", &loader));
+  TRY(find(&model->library, "vm_load_executable", 0, &loader));
   int status =
       ffi_call(loader.v_obj, NULL, 0, &model->machine, last_error, sizeof last_error);
   ffi_release(&loader);
   TRY(status);
-  TRY(find(&model->machine, "vm_initialization", &start));
+  TRY(find(&model->machine, "vm_initialization", 0, &start));
   TVMFFIAny device[3] = {ffi_int(kDLCPU), ffi_int(0), ffi_int(POOLED)};
   status = ffi_call(start.v_obj, device, 3, &nothing, last_error, sizeof last_error);
   ffi_release(&start);
   ffi_release(&nothing);
   TRY(status);
-  return find(&model->machine, "main", &model->main);
+  return find(&model->machine, "main", 0, &model->main);
 }
 
 int tw_instrument(tw_model* model, TVMFFIObjectHandle function) {
   TVMFFIAny set = {0}, argument = ffi_object(function), nothing = {0};
-  TRY(find(&model->machine, "set_instrument", &set));
+  TRY(find(&model->machine, "set_instrument", 0, &set));
   int status = ffi_call(set.v_obj, &argument, 1, &nothing, last_error, sizeof last_error);
   ffi_release(&set);
   ffi_release(&nothing);
   return status;
 }
 
+/* Memory for a packed tensor, in large pages where the system has such. */
+static void* packed_memory(size_t bytes) {
+  const size_t large = (size_t)1 << 21;
+  void* memory = NULL;
+  if (posix_memalign(&memory, bytes >= 2 * large ? large : ALIGNMENT, bytes + 1) != 0) return NULL;
+#ifdef MADV_HUGEPAGE
+  if (bytes >= 2 * large) madvise(memory, bytes / large * large, MADV_HUGEPAGE);
+#endif
+  return memory;
+}
+
+/* Pages of the file that nobody reads any more. */
+static void forget(const tw_model* model, const Prepared* item) {
+  int64_t page = sysconf(_SC_PAGESIZE);
+  int64_t first = (item->offset + page - 1) / page * page;
+  int64_t end = (item->offset + item->bytes) / page * page;
+  if (page > 0 && end > first)
+    madvise((char*)model->memory + first, (size_t)(end - first), MADV_DONTNEED);
+}
+
+/* Puts the packed tensor in the place of the compact one. */
+static int prepare(tw_model* model, const Prepared* item) {
+  size_t bytes = ((size_t)item->dtype.bits * item->dtype.lanes + 7) / 8;
+  for (int i = 0; i < item->rank; ++i)
+    if (item->shape[i] < 0 || __builtin_mul_overflow(bytes, (size_t)item->shape[i], &bytes) ||
+        bytes > PTRDIFF_MAX / 2)
+      FAIL("damaged: the shape of %s", item->name);
+  TVMFFIAny function = {0}, nothing = {0};
+  TRY(find(&model->library, item->function, 1, &function));
+  TVMFFIObjectHandle packed = NULL;
+  void* memory = packed_memory(bytes);
+  int status = 1;
+  if (memory == NULL)
+    snprintf(last_error, sizeof last_error, "no memory for %s: %zu bytes", item->name, bytes);
+  else
+    status = wrap(memory, 1, item->dtype, item->rank, item->shape, &packed);
+  if (status == 0) {
+    TVMFFIObjectHandle* place = &model->parameters[item->parameter];
+    TVMFFIAny arguments[2] = {ffi_object(*place), ffi_object(packed)};
+    char reason[MESSAGE / 2];
+    status = ffi_call(function.v_obj, arguments, 2, &nothing, reason, sizeof reason);
+    if (status == 0) {
+      TVMFFIObjectDecRef(*place);
+      *place = packed;
+      forget(model, item);
+    } else {
+      TVMFFIObjectDecRef(packed);
+      snprintf(last_error, sizeof last_error, "%s cannot make %s: %s", item->function, item->name,
+               reason);
+    }
+  }
+  ffi_release(&nothing);
+  ffi_release(&function);
+  return status;
+}
+
 static int load(tw_model* model) {
   TRY(map_parameters(model));
   TRY(read_facts(model));
+  TRY(start_machine(model));
+  for (int i = 0; i < model->prepared_count; ++i) TRY(prepare(model, &model->prepared[i]));
   size_t count = (size_t)(model->inputs.count + model->parameter_count);
   model->arguments = calloc(count + 1, sizeof *model->arguments);
   if (model->arguments == NULL) FAIL("no memory");
   for (int i = 0; i < model->parameter_count; ++i)
     model->arguments[model->inputs.count + i] = ffi_object(model->parameters[i]);
-  return start_machine(model);
+  return 0;
 }
 
 tw_model* tw_load(const char* folder, int threads) {
@@ -308,6 +409,7 @@ void tw_free(tw_model* model) {
   if (model->memory != NULL) munmap(model->memory, model->memory_bytes);
   free(model->arguments);
   free(model->parameters);
+  free(model->prepared);
   free(model->inputs.ports);
   free(model->outputs.ports);
   free(model);
@@ -381,7 +483,7 @@ int tw_run(tw_model* model, const tw_array* inputs, tw_array* outputs) {
         data = memcpy(copies[i], data, bytes);
       }
     }
-    if (status == 0) status = wrap(data, dtype, inputs[i].rank, inputs[i].shape, &tensor);
+    if (status == 0) status = wrap(data, 0, dtype, inputs[i].rank, inputs[i].shape, &tensor);
     if (status == 0) model->arguments[i] = ffi_object(tensor);
   }
   if (status == 0)

@@ -6,6 +6,7 @@ from dataclasses import replace
 from math import prod
 from typing import Any
 
+from schedules.cpu.preparation import KernelTransform, Preparing
 from schedules.cpu.templates.amx import Amx
 from schedules.cpu.templates.dots import Dots
 from schedules.cpu.templates.lanes import Lanes
@@ -92,6 +93,18 @@ def pack(workload: Workload, choice: Choice, spec: TargetSpec, *weight: Any) -> 
     return template_for(workload, choice).pack(workload, choice, spec, *weight)
 
 
+def preparation(workload: Workload, choice: Choice, spec: TargetSpec) -> KernelTransform | None:
+    """How the packed weight is made of a compact one when a model is loaded.
+
+    None if it is packed when the model is compiled, since it is no larger or hardly so.
+    """
+    template = template_for(workload, choice)
+    if not isinstance(template, Preparing):
+        return None
+    transform = template.transform(workload, choice, spec)
+    return transform if transform.pays else None
+
+
 def remark(workload: Workload, choice: Choice, spec: TargetSpec) -> str:
     """What compressed weights bring, by the analytic model.
 
@@ -174,6 +187,7 @@ __all__ = [
     "estimated_cycles",
     "pack",
     "packed",
+    "preparation",
     "refusal",
     "remark",
     "spaces",

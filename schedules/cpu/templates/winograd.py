@@ -10,6 +10,7 @@ from typing import Any
 from schedules.cpu.annotations import CHOICE
 from schedules.cpu.compute import winograd
 from schedules.cpu.compute.winograd import Tiling
+from schedules.cpu.preparation import KernelTransform
 from schedules.cpu.tiling import RegisterTile, rank_register_tiles
 from schedules.space import Choice, Decision, Space
 from schedules.workload import Extent, Workload
@@ -142,6 +143,21 @@ class Winograd:
         """See `schedules.space.Template`."""
         columns = RegisterTile(*choice["tile"]).columns
         return (winograd.pack_transformed(weight[0], _m(choice), columns),)
+
+    def transform(self, workload: Workload, choice: Choice, spec: TargetSpec) -> KernelTransform:
+        """See `schedules.cpu.preparation.Preparing`."""
+        outputs, inner = (int(v) for v in workload.weight[:2])
+        ((shape, dtype),) = self.packed(workload, choice, spec)
+        return KernelTransform(
+            matrix=winograd.KERNEL_TRANSFORM[_m(choice)],
+            divisor=1,
+            inner=inner,
+            outputs=outputs,
+            columns=RegisterTile(*choice["tile"]).columns,
+            dtype="float32",
+            packed=(tuple(int(v) for v in shape), dtype),
+            place=lambda panel, i, j, channel, column: [i, j, panel, channel, column],
+        )
 
 
 def _fits(workload: Workload) -> bool:

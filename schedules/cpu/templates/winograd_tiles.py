@@ -19,6 +19,7 @@ from schedules.cpu.compute.winograd_tiles import TRANSFORMS, Grid
 from schedules.cpu.microkernels.base import MicroKernel
 from schedules.cpu.microkernels.neon_float import FloatByElement
 from schedules.cpu.microkernels.neon_words import MAX_ROWS, WordsByElement
+from schedules.cpu.preparation import KernelTransform
 from schedules.cpu.tiling import RegisterTile
 from schedules.space import Choice, Decision, Space
 from schedules.workload import SUM_BITS, Extent, Workload
@@ -153,6 +154,22 @@ class WinogradTiles:
         columns = RegisterTile(*choice["tile"]).columns
         chunk = kernel_of(choice).chunk
         return (winograd_tiles.pack_kernel(weight[0], tile_outputs(choice), columns, chunk),)
+
+    def transform(self, workload: Workload, choice: Choice, spec: TargetSpec) -> KernelTransform:
+        """See `schedules.cpu.preparation.Preparing`."""
+        outputs, inner = (int(v) for v in workload.weight[:2])
+        transforms = TRANSFORMS[tile_outputs(choice)]
+        ((shape, dtype),) = self.packed(workload, choice, spec)
+        return KernelTransform(
+            matrix=transforms.kernel,
+            divisor=1 if workload.is_integer else transforms.scale,
+            inner=inner,
+            outputs=outputs,
+            columns=RegisterTile(*choice["tile"]).columns,
+            dtype=workload.dtypes[1],
+            packed=(tuple(int(v) for v in shape), dtype),
+            place=lambda panel, i, j, channel, column: [panel, i, j, channel, column],
+        )
 
 
 def tile_outputs(choice: Choice) -> int:

@@ -86,7 +86,7 @@ def test_a_plain_zip_tool_can_read_it(zip_path: Path) -> None:
     with zipfile.ZipFile(zip_path) as plain:
         assert plain.testzip() is None
         manifest = json.loads(plain.read(MANIFEST))
-    assert manifest["schema"] == 2
+    assert manifest["schema"] == 3
     assert manifest["manifest"]["target"]["name"] == "x86/generic-avx2"
 
 
@@ -177,7 +177,7 @@ def test_a_newer_schema(folder_path: Path) -> None:
     document["something_new"] = True
     (folder_path / MANIFEST).write_text(json.dumps(document))
     text = refused(folder_path)
-    assert "schema version 7, this release reads up to 2" in text
+    assert "schema version 7, this release reads up to 3" in text
     assert "update Tilewright" in text
 
 
