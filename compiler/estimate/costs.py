@@ -44,6 +44,7 @@ _STRINGS = {
 }  # fmt: skip
 #: Prefixes of x86 that the disassembler writes on a line of their own.
 _PREFIXES = frozenset(("lock", "rep", "repne", "repe", "data16", "notrack", "bnd", "xacquire"))
+_PAGE = 4096
 _SECONDS = 600
 _VERSION = re.compile(r"LLVM version (\d+)")
 
@@ -149,9 +150,11 @@ class BlockCosts:
             EmulationError: llvm-mca fails.
         """
         found = traces(blocks)
-        costs = self._costs([(trace.code, trace.count * trace.instructions) for trace in found])
-        weight = sum(t.count * t.instructions for t in found if t.code in costs)
-        known = sum(t.count * costs[t.code] for t in found if t.code in costs)
+        thumb = _thumb_pages(blocks) if self.model.family == "arm" else frozenset()
+        asked = [t for t in found if blocks[t.blocks[0]].address // _PAGE not in thumb]
+        costs = self._costs([(trace.code, trace.count * trace.instructions) for trace in asked])
+        weight = sum(t.count * t.instructions for t in asked if t.code in costs)
+        known = sum(t.count * costs[t.code] for t in asked if t.code in costs)
         if found and not weight:
             raise EmulationError("llvm-mca knows none of the code", where=str(self.model))
         rate = known / weight if weight else 0.0
@@ -183,6 +186,18 @@ class BlockCosts:
         with self._lock:
             self._known.update(found)
         return found
+
+
+def _thumb_pages(blocks: Sequence[Block]) -> frozenset[int]:
+    """Pages of 32-bit ARM's other instruction set, which the C library is made of.
+
+    Kernels are not; what they call there takes the mean rate. Instructions of 2 bytes tell it.
+    """
+    return frozenset(
+        block.address // _PAGE
+        for block in blocks
+        if len(block.code) != 4 * block.instructions or block.address % 4
+    )
 
 
 def _analyze(codes: Sequence[bytes], model: CostModel) -> dict[bytes, float]:

@@ -88,7 +88,8 @@ def emulator(spec: TargetSpec) -> list[str]:
         raise EmulationError(
             f"{missing} is not installed",
             where=spec.name,
-            hint=f"{_INSTALL[spec.machine]} (not qemu-user-static, which has no plugins)",
+            hint=f"{_INSTALL[spec.machine]} (counting needs a QEMU that takes plugins: "
+            "qemu-user-static and the qemu-user of Debian 13 do not)",
         )
     processor = str(spec.tvm.get("mcpu", "max"))
     processor = _PROCESSORS.get(processor, processor) if foreign else "max"

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from compiler.deploy import from_source
 from compiler.deploy.cache import cache_folder
 from compiler.deploy.libraries import runtime_libraries
 from compiler.deploy.runner import Tell, build_runner
@@ -127,9 +128,13 @@ def missing_for_estimate(spec: TargetSpec, wheels: Path | None = None) -> str:
     except EmulationError as error:
         return _sentence(error)
     if wheels is None and not any(cache_folder().glob(f"runtime/{spec.machine}-*")):
+        if spec.machine in from_source.MACHINES:
+            made, cost = "built", "a minute or two"
+        else:
+            made, cost = "fetched", "about 100 MB"
         return (
-            f"TVM's runtime for {spec.machine} was not fetched yet: estimate=True (--estimate) "
-            "does it, once, about 100 MB"
+            f"TVM's runtime for {spec.machine} was not {made} yet: estimate=True (--estimate) "
+            f"does it, once, {cost}"
         )
     return ""
 
