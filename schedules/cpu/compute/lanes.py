@@ -95,17 +95,28 @@ class Reading:
         size = width * self.groups.group
         return packed[column // width, at * size + (SUM_BYTES * width + last)]
 
-    def started(self, term: Any, packed: Any, column: Any, width: int, axes: Sequence[Any]) -> Any:
-        """The term, and what the sums start with beside the first one."""
+    def starts(self, packed: Any, width: int) -> Any | None:
+        """What the sums of each column start with, ``[panels * width]``; None for nothing."""
         if not self.shifted:
+            return None
+
+        def start(column: Any) -> Any:
+            value = None
+            for i in range(SUM_BYTES):
+                byte = packed[column // width, column % width * SUM_BYTES + i].astype("int32")
+                part = tirx.floormod(byte, tirx.const(256, "int32")) * tirx.const(256**i, "int32")
+                value = part if value is None else value + part
+            return value
+
+        columns = int(packed.shape[0]) * width
+        return te.compute((columns,), start, name="start", attrs={ROLE: "start"})
+
+    def started(self, term: Any, starts: Any | None, column: Any, axes: Sequence[Any]) -> Any:
+        """The term, and what the sums start with beside the first one."""
+        if starts is None:
             return term
-        value = None
-        for i in range(SUM_BYTES):
-            byte = packed[column // width, column % width * SUM_BYTES + i].astype("int32")
-            part = tirx.floormod(byte, tirx.const(256, "int32")) * tirx.const(256**i, "int32")
-            value = part if value is None else value + part
         begin = tirx.all(*(axis == 0 for axis in axes))
-        return term + tirx.if_then_else(begin, value, tirx.const(0, "int32"))
+        return term + tirx.if_then_else(begin, starts[column], tirx.const(0, "int32"))
 
 
 def matmul(
@@ -128,13 +139,14 @@ def matmul(
     data = fill_last(data, reading.groups.size)
     if once and reading.shifted:
         data = as_signed(data)
+    starts = reading.starts(packed, width)
 
     def product(*index: Any) -> Any:
         *b, i, j = index
         row = tirx.min(i, m - 1) if clamp else i
         weight = reading.weight(packed, (step,), j, width, within)
         term = reading.term(data[(*b, row, k)], weight)
-        return te.sum(reading.started(term, packed, j, width, axes), axis=axes)
+        return te.sum(reading.started(term, starts, j, axes), axis=axes)
 
     out = te.compute(
         (*batch, rows, round_up(n, width)), product, name="dense",
@@ -183,6 +195,7 @@ def conv2d(
         source = flatten(source, inner)
     if once and reading.shifted:
         source = as_signed(source)
+    starts = reading.starts(packed, panel)
     y = te.reduce_axis((0, kh), "kh")
     extents = (kh, 1 if reading.flat else kw, steps)
     x = te.reduce_axis((0, extents[1]), "kw")
@@ -201,7 +214,7 @@ def conv2d(
         weight = reading.weight(packed, (y, x, step), o, panel, within, extents)
         everything = [y, x, *axes]
         term = reading.term(value, weight)
-        return te.sum(reading.started(term, packed, o, panel, everything), axis=everything)
+        return te.sum(reading.started(term, starts, o, everything), axis=everything)
 
     out = te.compute(
         (batch, rows_h, rows_w, groups * per_group), product, name="conv2d",

@@ -178,12 +178,27 @@ def replace_body(sch: Schedule, heart: Any, body: Any, buffers: Sequence[Any] = 
         body: What it does instead.
         buffers: That only the body uses.
     """
-    block = sch.get(heart)
+    replace_block(sch, heart, body, sch.get(heart).reads, buffers)
+
+
+def replace_block(
+    sch: Schedule, place: Any, body: Any, reads: Sequence[Any], buffers: Sequence[Any] = ()
+) -> None:
+    """Let a block do something else with other operands.
+
+    Args:
+        sch: The schedule.
+        place: The block.
+        body: What it does instead.
+        reads: The regions that it reads then.
+        buffers: That only the body uses.
+    """
+    block = sch.get(place)
     new = s_tir.SBlock(
-        block.iter_vars, block.reads, block.writes, block.name_hint, body,
+        block.iter_vars, reads, block.writes, block.name_hint, body,
         alloc_buffers=list(buffers), annotations=dict(block.annotations.items()),
     )  # fmt: skip
-    sch.state.replace(sch.get_sref(heart), new, {block: new})
+    sch.state.replace(sch.get_sref(place), new, {block: new})
 
 
 def is_cut(sch: Schedule, block: Any, width: int) -> bool:

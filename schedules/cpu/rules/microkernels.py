@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from schedules.cpu.annotations import KERNEL, SIZE
+from schedules.cpu.compute.lanes import SUM_BYTES
 from schedules.cpu.microkernels import kernel_named
 from schedules.cpu.microkernels.base import (
     Block,
@@ -36,6 +37,7 @@ from schedules.cpu.rules.base import (
     store_tile,
     vectorize_inner,
 )
+from schedules.cpu.rules.starts import LANES, fill, load_start, take_bias, with_starts
 from schedules.cpu.tiling import RegisterTile
 from schedules.tvm_adapter import Analyzer, Schedule, ir, tirx
 from targets.spec import TargetSpec
@@ -60,7 +62,8 @@ class MicroKernels:
         choice = choice_of(sch, heart)
         tile = RegisterTile(*choice["tile"])
         stages = [*stages_with_role(sch, "pad"), *stages_with_role(sch, "pack")]
-        inline_between(sch, [heart, *stages])
+        begun = stages_with_role(sch, "start")
+        inline_between(sch, [heart, *stages, *begun])
         for _ in stages_with_role(sch, "pad")[1:]:  # padded, laid out as lines, shifted: at once
             sch.compute_inline(stages.pop(0))
         recipe = recipe_of(sch, heart)
@@ -72,6 +75,9 @@ class MicroKernels:
         consumers = [b for b in outputs(sch) if not same_block(sch, b, heart)]
         for consumer in consumers:
             check_covered(sch, heart, consumer)
+        if begun:
+            bias = take_bias(sch, heart, consumers)
+            fill_starts(sch, begun[0], bias, tile.columns)
         if not consumers:
             consumers = [sch.cache_write(heart, 0, "global")]
 
@@ -147,7 +153,7 @@ class Recipe:
         spatial: Number of axes that are no reduction's.
         data: The load of an activation.
         weight: The load of a weight.
-        first: The load of the first byte of what sums start with, if they do not start with 0.
+        first: The load of what a column's sum starts with, if it does not start with 0.
         variables: The axes that the loads' indices are written in, spatial ones first.
         extents: Of the axes of the reduction.
         size: Elements of its innermost loop; a step of it is one or more of them.
@@ -174,9 +180,7 @@ def recipe_of(sch: Schedule, heart: Any) -> Recipe:
     written = node.writes[0].source
     value = node.body.value
     found = [v for v in loads_in(value) if not v.source.same_as(written)]
-    # What sums start with lies in bytes of the packed weights.
-    others = [v.source.same_as(found[1].source) for v in found[2:]]
-    if len(found) not in (2, 6) or not all(others) or len(loads_in(value)) != len(found) + 1:
+    if len(found) not in (2, 3) or len(loads_in(value)) != len(found) + 1:
         raise NotApplicableError("the product reads more than its operands")
     spatial = [v for v in node.iter_vars if v.iter_type == tirx.IterVar.DataPar]
     reduction = [v for v in node.iter_vars if v.iter_type == tirx.IterVar.CommReduce]
@@ -186,10 +190,8 @@ def recipe_of(sch: Schedule, heart: Any) -> Recipe:
             raise NotApplicableError("the reduction's size is not known")
         extents.append(int(axis.dom.extent))
     data, weight = found[:2]
-    origin = {v.var: number(0) for v in node.iter_vars}
-    first = min(found[2:], key=lambda v: int(indices(v, origin)[-1]), default=None)
     return Recipe(
-        len(spatial), data, weight, first,
+        len(spatial), data, weight, next(iter(found[2:]), None),
         tuple(v.var for v in (*spatial, *reduction)), tuple(extents),
         int(annotation(sch, heart, SIZE) or extents[-1]),
         (str(data.source.dtype), str(weight.source.dtype), str(written.dtype)),
@@ -244,10 +246,8 @@ def replace(
     def first(vector: int) -> Any:
         if recipe.first is None:
             return every(recipe.dtypes[2], 0, kernel.lanes)
-        *lead, last = indices(recipe.first, place(0, [zero] * len(outer), zero))
-        size = 4 * kernel.lanes
-        values = tirx.BufferLoad(recipe.first.source, [*lead, ramp(last + vector * size, size)])
-        return tirx.reinterpret(f"{recipe.dtypes[2]}x{kernel.lanes}", values)
+        (column,) = indices(recipe.first, place(0, [zero] * len(outer), zero))
+        return load_start(recipe.first.source, column + vector * kernel.lanes)
 
     def store(row: int, vector: int, value: Any) -> Any:
         at = place(row, [zero] * len(outer), zero)
@@ -261,10 +261,23 @@ def replace(
         Block(tile.rows, tile.vectors, tuple(outer), groups, activation, weight, first, store),
         sums, unroll,
     )  # fmt: skip
+    if recipe.first is not None:
+        body = with_starts(body)
     if recipe.dtypes[0] == "bfloat16":  # see `schedules.cpu.intrinsics.bf16`
         for buffer in (recipe.data.source, recipe.weight.source):
             body = tirx.AttrStmt(number(0), "tilewright.keep_bfloat16", buffer.data, body)
     replace_body(sch, heart, body, sums.buffers)
+
+
+def fill_starts(sch: Schedule, stage: Any, bias: Any | None, width: int) -> None:
+    """Write what sums start with: bytes in front of each panel, and a bias."""
+    packed = sch.get(stage).reads[0].source
+
+    def vector(panel: Any, first: int) -> Any:
+        raw = tirx.BufferLoad(packed, [panel, ramp(SUM_BYTES * first, SUM_BYTES * LANES)])
+        return tirx.reinterpret(f"int32x{LANES}", raw)
+
+    fill(sch, stage, bias, width, vector)
 
 
 def loads_in(value: Any) -> list[Any]:
