@@ -466,6 +466,7 @@ def inspect_(session: Session, bundle: Path, kernels: bool, vta_: bool, layer: s
                 for name, member in contents.members.items()
             },
             "parameters": encode(contents.manifest.parameters),
+            "prepared": encode(contents.manifest.prepared),
             "coverage": coverage_document(contents.manifest.kernels),
             "runs_here": problem is None,
             "why_not": problem,
@@ -515,6 +516,8 @@ def _describe(manifest: Any) -> dict[str, Any]:
         "inputs": encode(manifest.inputs),
         "outputs": encode(manifest.outputs),
         "parameter_count": len(manifest.parameters),
+        "parameter_bytes": manifest.parameter_bytes,
+        "loaded_parameter_bytes": manifest.loaded_parameter_bytes,
         "kernel_count": len(manifest.kernels),
         "planned_activation_bytes": manifest.planned_activation_bytes,
         "golden_source": manifest.golden_source,

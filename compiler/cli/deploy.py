@@ -55,14 +55,19 @@ def deploy(session: Session, bundle: Path, to: str, wheels: Path | None) -> None
             document = deploy_to_board(done.path, board, session.message)
         same = ", bit for bit" if document["same_bits"] else f", error {document['error']:.2g}"
         text = f"{document['folder']}: self-test passed{same}"
-    sizes = {"runtime_bytes": done.runtime_bytes, "model_bytes": done.model_bytes}
+    sizes = {
+        "runtime_bytes": done.runtime_bytes,
+        "model_bytes": done.model_bytes,
+        "loaded_parameter_bytes": done.parameter_bytes,
+    }
     if session.json:
         session.document({**document, "machine": done.machine, **sizes})
         return
     click.echo(text)
     click.echo(
         f"{done.machine}: {size_text(done.model_bytes)} of model, "
-        f"{size_text(done.runtime_bytes)} of runtime and runner"
+        f"{size_text(done.runtime_bytes)} of runtime and runner; "
+        f"its parameters take {size_text(done.parameter_bytes)} in memory"
     )
     if board is None:
         click.echo(f"there: ./run {done.path.name} --selftest --bench 50")

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from compiler.cli.output import size_text
 from compiler.codec import encode
 from compiler.coverage import SHORT_ID, choice_text, flops, group, misses, tuned_share
-from compiler.stages import KernelInfo, TensorSpec
+from compiler.stages import KernelInfo
 
 if TYPE_CHECKING:
-    from compiler.package import Bundle, Contents, Verification
+    from compiler.package import Bundle, Contents, Manifest, Verification
     from targets import TargetSpec
 
 
@@ -102,7 +102,7 @@ def inspect_tables(contents: Contents, problem: str | None) -> list[Any]:
         ("threads", str(manifest.threads)),
         ("precision", manifest.precision),
         ("kernels", str(len(manifest.kernels))),
-        ("parameters", f"{len(manifest.parameters)}, {size_text(_bytes_of(manifest.parameters))}"),
+        ("parameters", _parameters_text(manifest)),
         (
             "golden outputs",
             f"from the {manifest.golden_source} model"
@@ -131,12 +131,14 @@ def inspect_tables(contents: Contents, problem: str | None) -> list[Any]:
     return [facts, coverage, members, stages]
 
 
-def _bytes_of(specs: tuple[TensorSpec, ...]) -> int:
-    from math import prod
-
-    from compiler.package.manifest import DTYPE_BYTES
-
-    return sum(prod(int(d) for d in spec.shape) * DTYPE_BYTES[spec.dtype] for spec in specs)
+def _parameters_text(manifest: Manifest) -> str:
+    text = f"{len(manifest.parameters)}, {size_text(manifest.parameter_bytes)}"
+    if manifest.prepared:
+        text += (
+            f"; {len(manifest.prepared)} are packed when the model is loaded: "
+            f"{size_text(manifest.loaded_parameter_bytes)} in memory"
+        )
+    return text
 
 
 def coverage_document(kernels: Sequence[KernelInfo]) -> dict[str, Any]:

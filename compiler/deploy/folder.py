@@ -21,7 +21,6 @@ from compiler.deploy.runner import (
 from compiler.native import RUNNER_FOLDER
 from compiler.package import Bundle
 from compiler.package.atomic import write_folder
-from compiler.package.manifest import spec_bytes
 from compiler.stages import TensorSpec
 
 if TYPE_CHECKING:
@@ -47,14 +46,14 @@ class Deployment:
         machine: Machine that it is for.
         runtime_bytes: Of everything but the model: the runner and TVM's runtime.
         model_bytes: Of module, parameters and golden pair.
-        loaded_bytes: Of the parameters that are packed when the model is loaded, beyond the files.
+        parameter_bytes: Of the parameters in memory, where some are packed.
     """
 
     path: Path
     machine: str
     runtime_bytes: int
     model_bytes: int
-    loaded_bytes: int = 0
+    parameter_bytes: int
 
 
 def write_deployment(
@@ -87,7 +86,7 @@ def write_deployment(
     )
     return Deployment(
         path, machine, sum(map(len, runtime.values())), sum(map(len, model.values())),
-        prepared_bytes(bundle),
+        bundle.loaded_parameter_bytes,
     )  # fmt: skip
 
 
@@ -104,7 +103,7 @@ def model_files(bundle: Bundle) -> dict[str, bytes]:
         "inputs": _ports(bundle.inputs),
         "outputs": _ports(bundle.outputs),
         "parameters": entries,
-        "prepared_bytes": prepared_bytes(bundle),
+        "prepared_bytes": bundle.manifest.prepared_bytes,
         "threads": bundle.threads,
         "tolerance": bundle.manifest.golden_tolerance,
         "golden_sha256": bundle.manifest.golden_sha256,
@@ -119,14 +118,6 @@ def model_files(bundle: Bundle) -> dict[str, bytes]:
         for i, array in enumerate(arrays):
             files[f"golden/{side}{i}.npy"] = _npy(array)
     return files
-
-
-def prepared_bytes(bundle: Bundle) -> int:
-    """Bytes of the tensors that are made when the model is loaded."""
-    return sum(
-        spec_bytes(TensorSpec(item.parameter, item.shape, item.dtype))
-        for item in bundle.manifest.prepared
-    )
 
 
 def _pack(bundle: Bundle) -> tuple[bytes, list[dict[str, Any]]]:

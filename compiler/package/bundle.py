@@ -27,7 +27,6 @@ from compiler.package.manifest import (
     Member,
     Platform,
     dump_manifest,
-    spec_bytes,
 )
 from compiler.package.store import dump_tensors, load_tensors, match_tensors
 from compiler.package.vta import dump_vta, load_vta
@@ -258,11 +257,7 @@ class Bundle:
     @property
     def loaded_parameter_bytes(self) -> int:
         """Size of the parameters of a loaded model, which takes packed ones for compact ones."""
-        packed = {
-            item.parameter: spec_bytes(TensorSpec(item.parameter, item.shape, item.dtype))
-            for item in self.manifest.prepared
-        }
-        return sum(packed.get(name, array.nbytes) for name, array in self.parameters.items())
+        return self.manifest.loaded_parameter_bytes
 
     @property
     def sizes(self) -> dict[str, int]:

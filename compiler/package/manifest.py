@@ -11,7 +11,7 @@ import json
 import math
 import platform as _platform
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -133,6 +133,22 @@ class Manifest:
     precision: str = "float32"
     golden_sha256: str = ""
     prepared: tuple[Prepared, ...] = ()
+
+    @property
+    def parameter_bytes(self) -> int:
+        """Of the parameters as they are kept."""
+        return sum(map(spec_bytes, self.parameters))
+
+    @property
+    def prepared_bytes(self) -> int:
+        """Of the tensors that are made when the model is loaded."""
+        return sum(map(spec_bytes, _packed(self.prepared)))
+
+    @property
+    def loaded_parameter_bytes(self) -> int:
+        """Of the parameters of a loaded model: packed tensors take the place of compact ones."""
+        packed = {spec.name: spec for spec in _packed(self.prepared)}
+        return sum(spec_bytes(packed.get(spec.name, spec)) for spec in self.parameters)
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,10 +305,14 @@ def _check_prepared(manifest: Manifest) -> None:
         seen.add(item.parameter)
         if not _FUNCTION.fullmatch(item.function):
             raise DecodeError(f"{path}.function: {item.function!r} is no name of a function")
-        packed = TensorSpec(item.parameter, item.shape, item.dtype)
+        (packed,) = _packed([item])
         _check_spec(packed, path, symbolic=False)
         if spec_bytes(packed) > MAX_GROWTH * max(1, spec_bytes(compact)):
             raise DecodeError(f"{path}.shape: {packed} is too large for what it is made of")
+
+
+def _packed(prepared: Iterable[Prepared]) -> list[TensorSpec]:
+    return [TensorSpec(item.parameter, item.shape, item.dtype) for item in prepared]
 
 
 def spec_bytes(spec: TensorSpec) -> int:

@@ -345,7 +345,11 @@ static int prepare(tw_model* model, const Prepared* item) {
         bytes > PTRDIFF_MAX / 2)
       FAIL("damaged: the shape of %s", item->name);
   TVMFFIAny function = {0}, nothing = {0};
-  TRY(find(&model->library, item->function, 1, &function));
+  char reason[MESSAGE / 2];
+  if (find(&model->library, item->function, 1, &function)) {
+    snprintf(reason, sizeof reason, "%.500s", last_error);
+    FAIL("%s cannot be packed: %s", item->name, reason);
+  }
   TVMFFIObjectHandle packed = NULL;
   void* memory = packed_memory(bytes);
   int status = 1;
@@ -356,7 +360,6 @@ static int prepare(tw_model* model, const Prepared* item) {
   if (status == 0) {
     TVMFFIObjectHandle* place = &model->parameters[item->parameter];
     TVMFFIAny arguments[2] = {ffi_object(*place), ffi_object(packed)};
-    char reason[MESSAGE / 2];
     status = ffi_call(function.v_obj, arguments, 2, &nothing, reason, sizeof reason);
     if (status == 0) {
       TVMFFIObjectDecRef(*place);

@@ -29,7 +29,7 @@ from compiler.package.manifest import (
     dump_manifest,
 )
 from compiler.package.store import dump_tensors
-from compiler.stages import TensorSpec
+from compiler.stages import Prepared, TensorSpec
 
 Make = Callable[..., Bundle]
 
@@ -195,6 +195,28 @@ def test_an_older_schema_does_not_know_where_schedules_come_from(folder_path: Pa
     assert (kernel.source, kernel.record, kernel.choice, kernel.calls) == ("unknown", "", None, 1)
 
 
+def test_an_older_schema_prepares_nothing(folder_path: Path) -> None:
+    document = json.loads((folder_path / MANIFEST).read_bytes())
+    document["schema"] = 2
+    del document["manifest"]["prepared"]
+    document["sha256"] = manifest_module._seal(document)
+    (folder_path / MANIFEST).write_bytes(manifest_module._canonical(document))
+    again = read_bundle(folder_path)
+    assert again.manifest.prepared == ()
+    assert again.sizes.keys() == {"parameters", "library"}
+
+
+def test_what_is_prepared_survives(make: Make, tmp_path: Path) -> None:
+    bundle = make()
+    item = Prepared("weight", "prepare_weight", (16, 2), "int16")
+    bundle.manifest = replace(bundle.manifest, prepared=(item,))
+    again = read_bundle(bundle.save(tmp_path / "net.tw"))
+    assert again.manifest.prepared == (item,)
+    more = 2 * 16 * 2 - bundle.parameters["weight"].nbytes
+    assert again.loaded_parameter_bytes == again.parameter_bytes + more
+    assert again.sizes["parameters in memory"] == again.loaded_parameter_bytes
+
+
 def test_where_schedules_come_from_survives(make: Make, tmp_path: Path) -> None:
     (kernel,) = make().manifest.kernels
     choice = {"algorithm": "direct", "tile": [6, 16], "pack": True}
@@ -242,6 +264,12 @@ def test_a_changed_manifest(folder_path: Path) -> None:
         ({"inputs": (TensorSpec("x", (1,), "complex64"),)}, "unknown dtype 'complex64'"),
         ({"inputs": (TensorSpec("x", (1,), "bool"),) * 2}, "twice"),
         ({"parameters": (TensorSpec("w", ("n",), "bool"),)}, "no size"),
+        ({"prepared": (Prepared("weights", "f", (1,), "int8"),)}, "no parameter 'weights'"),
+        ({"prepared": (Prepared("weight", "f", (1,), "int8"),) * 2}, "twice"),
+        ({"prepared": (Prepared("weight", "f o", (1,), "int8"),)}, "no name of a function"),
+        ({"prepared": (Prepared("weight", "f", (-1,), "int8"),)}, "negative"),
+        ({"prepared": (Prepared("weight", "f", (1,), "int7"),)}, "unknown dtype 'int7'"),
+        ({"prepared": (Prepared("weight", "f", (1 << 40,), "int8"),)}, "too large"),
     ],
 )
 def test_a_manifest_that_makes_no_sense(
