@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ from typing import Any
 
 from compiler.errors import EmulationError
 from compiler.estimate.counting import Block
+from compiler.estimate.issue import IN_ORDER, issue_cycles
 from compiler.estimate.traces import traces
 from targets.spec import TargetSpec
 
@@ -24,7 +26,8 @@ COVERED = 0.995
 #: N1 is the same core. Of Cortex-A7 LLVM has only itineraries, which llvm-mca does not read. Of the
 #: 32-bit cores that it has a model of, Swift is an ARMv7-A one whose model knows what kernels are
 #: made of: Cortex-A9's (and A15's) lacks loads of several registers, Cortex-R52's most of NEON.
-#: Swift takes three instructions, Cortex-A7 two, in order, and two cycles and more for one of NEON.
+#: Swift takes three instructions, Cortex-A7 two, in order and with narrower units
+#: (`compiler.estimate.issue`).
 _MODELS = {"cortex-a76": ("neoverse-n1", None), "cortex-a7": ("swift", 2)}
 #: Two numbers of iterations; the difference of their cycles leaves out how pipelines fill.
 _FEW, _MANY = 8, 24
@@ -83,6 +86,11 @@ class CostModel:
         return first if first in ("x86_64", "aarch64") else "arm"
 
     @property
+    def in_order(self) -> bool:
+        """Whether code takes at least the cycles that `issue_cycles` gives, and these alone."""
+        return self.stands_for in IN_ORDER
+
+    @property
     def is_x86(self) -> bool:
         """Whether it is a processor of the x86 family."""
         return self.family == "x86_64"
@@ -126,7 +134,8 @@ class BlockCosts:
         model: The program.
 
     Attributes:
-        width: Instructions that the processor takes in a cycle.
+        width: Instructions that the processor takes in a cycle; infinite where the cycles of code
+            have what it takes to let the instructions in.
 
     Raises:
         EmulationError: llvm-mca fails.
@@ -134,7 +143,7 @@ class BlockCosts:
 
     def __init__(self, model: CostModel) -> None:
         self.model = model
-        self.width = _dispatch_width(model)
+        self.width = math.inf if model.in_order else _dispatch_width(model)
         self._known: dict[bytes, float] = dict(_STRINGS) if model.is_x86 else {}
         self._lock = threading.Lock()
 
@@ -209,8 +218,9 @@ def _analyze(codes: Sequence[bytes], model: CostModel) -> dict[bytes, float]:
     assembly = "\n".join(text) + "\n"
     lengths = [len(lines) for lines in disassembled]
     few, many = (_total_cycles(assembly, n, lengths, model) for n in (_FEW, _MANY))
+    least = [issue_cycles(lines) if model.in_order else 0.0 for lines in disassembled]
     return {
-        code: max(0.0, (many[i] - few[i]) / (_MANY - _FEW))
+        code: max(least[i], (many[i] - few[i]) / (_MANY - _FEW))
         for i, code in enumerate(codes)
         if i in few and i in many
     }

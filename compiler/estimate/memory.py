@@ -6,6 +6,7 @@ The shares were chosen by hand, so that estimates rank and date best what was me
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -82,9 +83,12 @@ def combined_cycles(core: float, instructions: float, width: float, stalls: floa
     Args:
         core: That its instructions take in the pipelines, by llvm-mca.
         instructions: How many ran.
-        width: Instructions that the processor takes in a cycle.
+        width: Instructions that the processor takes in a cycle; infinite for one in order, whose
+            `core` has all that its instructions take.
         stalls: As `stall_cycles` gives them.
     """
+    if math.isinf(width):
+        return core + stalls
     return _CORE * core + _FRONT * instructions / width + stalls
 
 

@@ -13,6 +13,7 @@ from compiler.estimate import counting
 from compiler.native import COUNTER_SOURCES, PLUGIN_VERSION_SOURCE
 from tests.support.boards import emulates
 
+HOST = Path(__file__).parents[2] / "support/plugin_host.c"
 needs_gcc = pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
 
 
@@ -39,6 +40,24 @@ def test_it_compiles_for_every_interface_without_warnings(tmp_path: Path, interf
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+
+
+@needs_gcc
+@pytest.mark.parametrize("interface", [1, 2, 3, 7])
+def test_it_counts_by_every_interface(tmp_path: Path, interface: int) -> None:
+    """With a stand-in for QEMU; the installed one has only one of them."""
+    sources = [path for path in COUNTER_SOURCES if path.suffix == ".c"]
+    options = [f"-DQEMU_PLUGIN_API={interface}", f"-DAPI={interface}", "-O0"]
+    plugin, host, out = tmp_path / "counter.so", tmp_path / "host", tmp_path / "blocks"
+    subprocess.run(["gcc", "-shared", "-fPIC", *options, "-o", plugin, *sources], check=True)
+    subprocess.run(["gcc", *options, "-rdynamic", "-o", host, HOST, "-ldl"], check=True)
+    subprocess.run([host, plugin, "caches=1024:64:2", f"out={out}"], check=True)
+    b, a = counting.read_blocks(out.read_text())
+    assert (a.address, a.instructions, a.count) == (0x1000, 2, 7)
+    assert a.code == bytes.fromhex("0102030405000000")
+    assert (b.address, b.count, b.code) == (0x2000, 1, bytes([9, 0, 0, 0]))
+    # Three of the seven lines were there before.
+    assert (a.accesses, a.misses) == (7, (4,))
 
 
 @needs_gcc
