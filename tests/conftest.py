@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,13 @@ def pytest_configure() -> None:
     # What is compiled must not depend on the tuning records of whoever runs the tests, nor must
     # a test add to them.
     os.environ["XDG_DATA_HOME"] = str(DATA_HOME)
+
+
+def pytest_collection_finish() -> None:
+    # As many processes run tests as there are processors, and those in which PyTorch waits for its
+    # threads take as much time as those in which it computes. Tests that do without it stay so.
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
 
 
 def pytest_unconfigure() -> None:

@@ -263,7 +263,9 @@ def test_conv2d(
     check(workload, pick(workload, seed), emulator)
 
 
-@pytest.mark.parametrize("width", [7, 14, 28, 56])
+@pytest.mark.parametrize(
+    "width", [7, 14, *(pytest.param(w, marks=pytest.mark.slow) for w in (28, 56))]
+)
 def test_widths_of_residual_networks(emulator: Emulator, width: int) -> None:
     workload = conv2d((width, width), 64, 64)
     check(workload, pick(workload, 0), emulator)
@@ -314,7 +316,7 @@ def _page_end(size: int) -> tuple[mmap.mmap, int]:
     ],
     ids=str,
 )  # fmt: skip
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(s, marks=pytest.mark.slow) for s in (1, 2))])
 def test_reads_nothing_behind_the_operands(
     emulator: Emulator, workload: Workload, seed: int
 ) -> None:
@@ -389,6 +391,7 @@ def test_without_permission_there_is_an_error_and_no_crash(tmp_path) -> None:
     assert done.returncode == 1
 
 
+@pytest.mark.slow
 def test_with_permission_a_linked_module_runs(emulator: Emulator, tmp_path) -> None:
     done = _in_a_process(tmp_path, preload=str(emulator_library()))
     assert done.stdout.strip().endswith("equal"), done.stderr
@@ -450,6 +453,7 @@ def test_a_network_in_bfloat16(emulator: Emulator, tmp_path) -> None:
     assert done.stdout.strip().endswith("near"), done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_a_network_without_permission(tmp_path) -> None:
     done = _in_a_process(tmp_path, None, _NETWORK)
     assert "TargetError: model: the model needs AMX tiles" in done.stderr

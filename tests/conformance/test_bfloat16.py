@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import ml_dtypes
@@ -41,16 +41,24 @@ def runnable(name: str) -> TargetSpec:
 
 def run(
     module: nn.Module, inputs: tuple[torch.Tensor, ...], target: str, workdir: Path
-) -> torch.Tensor:
+) -> tuple[torch.Tensor, ...]:
     spec, log = runnable(target), StageLog()
-    lowered = lower(import_model(module, inputs, log=log), spec, log, precision="bfloat16")
+    lowered = lower(import_model(module.eval(), inputs, log=log), spec, log, precision="bfloat16")
     assert not [k.name for k in lowered.kernels if k.fallback]
     built = build(lowered, spec, log, workdir)
-    result = Executor(
-        built.library, built.inputs, built.outputs, built.parameters, built.prepared
-    ).run(*inputs)
-    assert isinstance(result, torch.Tensor)
-    return result
+    result = Executor(built.library, built.inputs, built.outputs, built.parameters).run(*inputs)
+    return result if isinstance(result, tuple) else (result,)
+
+
+class Each(nn.Module):
+    """Layers side by side, each with an input of its own: a compilation takes longer than they."""
+
+    def __init__(self, layers: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(layer(x) for layer, x in zip(self.layers, inputs, strict=True))
 
 
 def stored(x: torch.Tensor) -> torch.Tensor:
@@ -97,34 +105,43 @@ def test_conversion_rounds_to_the_nearest_even_and_keeps_nan(target, lanes):
         assert "vcvtne" in library.mod.inspect_source("asm")
 
 
-@pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize(
-    "conv",
-    [nn.Conv2d(24, 40, 3, padding=1), nn.Conv2d(3, 16, 7, 2, 3), nn.Conv2d(33, 8, 1, bias=False),
-     nn.Conv2d(32, 32, 3, padding=1, groups=32), nn.Conv2d(16, 32, 3, groups=4),
-     nn.ConvTranspose2d(8, 12, 3, 2, 1)],
-    ids=["3x3", "stem", "odd-channels", "depthwise", "grouped", "transposed"],
-)  # fmt: skip
-def test_convolutions_sum_up_in_float32(conv, target, tmp_path):
-    net = seeded(copy.deepcopy(conv))
-    x = torch.randn(1, conv.in_channels, 13, 11, generator=torch.Generator().manual_seed(1))
-    got = run(net, (x,), target, tmp_path)
-    rounded = copy.deepcopy(net).double()
-    with torch.no_grad():
-        rounded.weight.copy_(stored(rounded.weight))
-        want = rounded(stored(x).double())
-    assert relative(got, want) < 1e-5
+CONVOLUTIONS = {
+    "3x3": nn.Conv2d(24, 40, 3, padding=1),
+    "stem": nn.Conv2d(3, 16, 7, 2, 3),
+    "odd-channels": nn.Conv2d(33, 8, 1, bias=False),
+    "depthwise": nn.Conv2d(32, 32, 3, padding=1, groups=32),
+    "grouped": nn.Conv2d(16, 32, 3, groups=4),
+    "transposed": nn.ConvTranspose2d(8, 12, 3, 2, 1),
+}
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize(("rows", "inner", "outer"), [(1, 64, 10), (37, 33, 65), (16, 128, 48)])
-def test_dense_sums_up_in_float32(rows, inner, outer, target, tmp_path):
-    net = seeded(nn.Linear(inner, outer))
-    x = torch.randn(rows, inner, generator=torch.Generator().manual_seed(1))
-    got = run(net, (x,), target, tmp_path)
-    with torch.no_grad():
-        want = F.linear(stored(x).double(), stored(net.weight).double(), net.bias.double())
-    assert relative(got, want) < 1e-5
+def test_convolutions_sum_up_in_float32(target, tmp_path):
+    nets = [seeded(copy.deepcopy(conv)) for conv in CONVOLUTIONS.values()]
+    generator = torch.Generator().manual_seed(1)
+    inputs = tuple(torch.randn(1, net.in_channels, 13, 11, generator=generator) for net in nets)
+    found = run(Each(nets), inputs, target, tmp_path)
+    for name, net, x, got in zip(CONVOLUTIONS, nets, inputs, found, strict=True):
+        rounded = copy.deepcopy(net).double()
+        with torch.no_grad():
+            rounded.weight.copy_(stored(rounded.weight))
+            want = rounded(stored(x).double())
+        assert relative(got, want) < 1e-5, name
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_dense_sums_up_in_float32(target, tmp_path):
+    nets = [seeded(nn.Linear(*sizes)) for sizes in ((64, 10), (33, 65), (128, 48))]
+    generator = torch.Generator().manual_seed(1)
+    inputs = tuple(
+        torch.randn(rows, net.in_features, generator=generator)
+        for rows, net in zip((1, 37, 16), nets, strict=True)
+    )
+    found = run(Each(nets), inputs, target, tmp_path)
+    for net, x, got in zip(nets, inputs, found, strict=True):
+        with torch.no_grad():
+            want = F.linear(stored(x).double(), stored(net.weight).double(), net.bias.double())
+        assert relative(got, want) < 1e-5, net
 
 
 ROWS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
@@ -140,62 +157,70 @@ ROWS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 }
 
 
+class Between(nn.Module):
+    """Product, kernel, product, for each kernel of `ROWS`."""
+
+    def __init__(self, length: int) -> None:
+        super().__init__()
+        self.first = nn.ParameterList(torch.eye(length) * 2.0 for _ in ROWS)
+        self.last = nn.ParameterList(torch.eye(length) for _ in ROWS)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        parts = zip(ROWS.values(), self.first, self.last, strict=True)
+        return tuple(kernel(x @ first) @ last for kernel, first, last in parts)
+
+
 @pytest.mark.parametrize(
     ("target", "length"),
     [
-        *(("x86", length) for length in (32, 45)),
-        (TARGETS[1], 45),
-        pytest.param(TARGETS[1], 32, marks=pytest.mark.slow),
+        *((target, 45) for target in TARGETS),
+        *(pytest.param(target, 32, marks=pytest.mark.slow) for target in TARGETS),
     ],
 )
-@pytest.mark.parametrize("name", list(ROWS))
-def test_kernels_between_products_read_and_write_bfloat16(name, length, target, tmp_path):
-    """The middle of: product, kernel, product."""
-    first, last = torch.eye(length) * 2.0, torch.eye(length)
-
-    class Net(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.first, self.last = nn.Parameter(first), nn.Parameter(last)
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return ROWS[name](x @ self.first) @ self.last
-
+def test_kernels_between_products_read_and_write_bfloat16(length, target, tmp_path):
     x = torch.randn(3, 4, length, generator=torch.Generator().manual_seed(1))
-    got = run(Net().eval(), (x,), target, tmp_path)
-    # Multiplying by these matrices is exact, so what is left is what storing rounds.
-    want = ROWS[name](stored(x).double() * 2)
-    assert got.dtype == torch.float32
-    assert torch.equal(got, stored(got)), "the product's operand was no bfloat16"
-    error = ((got.double() - want).abs() / want.abs().clamp(min=want.abs().max() / 256)).max()
-    assert float(error) <= ROUNDING * 1.001
+    found = run(Between(length).eval(), (x,), target, tmp_path)
+    for (name, kernel), got in zip(ROWS.items(), found, strict=True):
+        # Multiplying by these matrices is exact, so what is left is what storing rounds.
+        want = kernel(stored(x).double() * 2)
+        assert got.dtype == torch.float32
+        assert torch.equal(got, stored(got)), f"the operand of {name}'s product was no bfloat16"
+        error = ((got.double() - want).abs() / want.abs().clamp(min=want.abs().max() / 256)).max()
+        assert float(error) <= ROUNDING * 1.001, name
+
+
+POOLS = {
+    "max": nn.MaxPool2d(3, 2, 1),
+    "avg": nn.AvgPool2d(2),
+    "avg-padded": nn.AvgPool2d(3, 2, 1),
+    "global": nn.AdaptiveAvgPool2d(1),
+}
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize(
-    "pool",
-    [nn.MaxPool2d(3, 2, 1), nn.AvgPool2d(2), nn.AvgPool2d(3, 2, 1), nn.AdaptiveAvgPool2d(1)],
-    ids=["max", "avg", "avg-padded", "global"],
-)
-def test_pooling_between_convolutions(pool, target, tmp_path):
-    first, last = (seeded(nn.Conv2d(16, 16, 1, bias=False)) for _ in range(2))
-    with torch.no_grad():
-        for conv in (first, last):
-            conv.weight.copy_(torch.eye(16)[:, :, None, None])
+def test_pooling_between_convolutions(target, tmp_path):
+    nets = []
+    for pool in POOLS.values():
+        first, last = (seeded(nn.Conv2d(16, 16, 1, bias=False)) for _ in range(2))
+        with torch.no_grad():
+            for conv in (first, last):
+                conv.weight.copy_(torch.eye(16)[:, :, None, None])
+        nets.append(nn.Sequential(first, pool, last).eval())
     x = torch.randn(1, 16, 12, 12, generator=torch.Generator().manual_seed(1))
-    got = run(nn.Sequential(first, pool, last).eval(), (x,), target, tmp_path)
-    want = pool(stored(x).double())
-    assert torch.equal(got, stored(got))
-    error = ((got.double() - want).abs() / want.abs().clamp(min=want.abs().max() / 256)).max()
-    assert float(error) <= ROUNDING
+    found = run(Each(nets), (x,) * len(nets), target, tmp_path)
+    for (name, pool), got in zip(POOLS.items(), found, strict=True):
+        want = pool(stored(x).double())
+        assert torch.equal(got, stored(got)), name
+        error = ((got.double() - want).abs() / want.abs().clamp(min=want.abs().max() / 256)).max()
+        assert float(error) <= ROUNDING, name
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", [TARGETS[0], pytest.param(TARGETS[1], marks=pytest.mark.slow)])
 def test_attention(target, tmp_path):
     net = Function(lambda q, k, v: torch.softmax(q @ k.transpose(-1, -2) / 4, -1) @ v)
     generator = torch.Generator().manual_seed(1)
     inputs = tuple(torch.randn(1, 2, 17, 20, generator=generator) for _ in range(3))
-    got = run(net.eval(), inputs, target, tmp_path)
+    (got,) = run(net.eval(), inputs, target, tmp_path)
     with torch.no_grad():
         want = net(*(stored(v).double() for v in inputs))
     assert relative(got, want) < 2 * ROUNDING

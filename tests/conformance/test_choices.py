@@ -57,12 +57,23 @@ def run(function, spec, arrays):
     return tensors
 
 
-@pytest.mark.parametrize(
-    "target",
-    ["x86", "x86/generic-avx2", pytest.param("x86/cascadelake", marks=pytest.mark.slow)],
+#: The fast cases: the cheapest of each algorithm, and one of narrower vectors.
+FAST = (
+    *((name, "x86", 2) for name in ("winograd batch", "strided", "depthwise", "dense", "pool")),
+    ("grouped", "x86/generic-avx2", 2),
 )
-@pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("count", [2, pytest.param(5, marks=pytest.mark.slow)])
+CASES = [
+    (name, target, count)
+    for target in ("x86", "x86/generic-avx2", "x86/cascadelake")
+    for name in MODELS
+    for count in (2, 5)
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "target", "count"),
+    [pytest.param(*case, marks=() if case in FAST else pytest.mark.slow) for case in CASES],
+)
 def test_random_choices_compute_what_the_canonical_kernel_does(name, target, count):
     spec = get_target(target)
     if missing_features(spec):

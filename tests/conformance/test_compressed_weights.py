@@ -32,6 +32,9 @@ pytestmark = pytest.mark.compile
 
 Array = np.ndarray[Any, Any]
 TARGETS = ("x86", "x86/cascadelake", "x86/generic-avx2")
+ONE = ("x86", *(pytest.param(target, marks=pytest.mark.slow) for target in TARGETS[1:]))
+#: Without Cascade Lake, whose integer kernels every machine with AVX-512 takes, too.
+FEWER = ("x86", pytest.param(TARGETS[1], marks=pytest.mark.slow), TARGETS[2])
 FLOATS = ("float32", "int8", "float32")
 INDICES = ("float32", "uint8", "float32")
 U8, S8 = ("uint8", "int8", "int32"), ("int8", "int8", "int32")
@@ -170,7 +173,7 @@ def check(cases: list[tuple[Workload, Choice, list[Array]]], spec: TargetSpec) -
             )
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", FEWER)
 def test_defaults(target):
     spec = runnable(target)
     check([(w, templates.default_choice(w, spec), draw(w)) for w in (*INTEGERS, *REALS)], spec)
@@ -249,7 +252,7 @@ def compiled(emit: Any, inputs: list[tuple[tuple[int, ...], str]], spec: TargetS
     return Executor(built.library, built.inputs, built.outputs, built.parameters, built.prepared)
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", ONE)
 def test_rows_have_the_same_integers_everywhere(target, tmp_path):
     spec = runnable(target)
     generator = np.random.default_rng(0)
@@ -266,7 +269,7 @@ def test_rows_have_the_same_integers_everywhere(target, tmp_path):
     np.testing.assert_array_equal(stored, dynamic.quantize_rows(x, scales))
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", ONE)
 def test_looked_up_rows_are_what_their_codes_mean(target, tmp_path):
     spec = runnable(target)
     generator = np.random.default_rng(0)

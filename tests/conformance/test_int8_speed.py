@@ -66,7 +66,7 @@ def check(bundle, module, shape):
         (3, (9, 20), 2, 1),
         pytest.param(1, (5, 17), 1, 2, marks=pytest.mark.slow),
         pytest.param(4, (6, 16), 1, 0, marks=pytest.mark.slow),
-        (2, (7, 5), 1, 1),
+        pytest.param(2, (7, 5), 1, 1, marks=pytest.mark.slow),
     ],
 )
 def test_images(channels, size, stride, padding, target):
@@ -79,7 +79,7 @@ def test_images(channels, size, stride, padding, target):
     check(bundle, module, shape)
 
 
-@pytest.mark.parametrize("function", [nn.SiLU, nn.Sigmoid])
+@pytest.mark.parametrize("function", [nn.SiLU, pytest.param(nn.Sigmoid, marks=pytest.mark.slow)])
 def test_tables(function):
     module = nn.Sequential(nn.Conv2d(3, 16, 3), function(), nn.Conv2d(16, 8, 1), nn.ReLU())
     shape = (1, 3, 10, 18)

@@ -80,8 +80,15 @@ def small() -> tuple[Imported, torch.Tensor, torch.Tensor]:
         return import_model(net, (x,), log=StageLog()), x, net(x)
 
 
-@pytest.mark.parametrize("target", ["x86", "x86/generic-avx2"])
-@pytest.mark.parametrize("dtype", ["uint8", "int8"])
+@pytest.mark.parametrize(
+    ("dtype", "target"),
+    [
+        ("uint8", "x86"),
+        pytest.param("uint8", "x86/generic-avx2", marks=pytest.mark.slow),
+        pytest.param("int8", "x86", marks=pytest.mark.slow),
+        ("int8", "x86/generic-avx2"),
+    ],
+)
 def test_a_network_of_all_operators(small, target, dtype, tmp_path):
     imported, x, _ = small
     spec = get_target(target)

@@ -195,7 +195,7 @@ class Encoder(nn.Module):
         return self.head(self.layer(self.embed(x)).mean(1))
 
 
-@pytest.mark.parametrize("word", ["binary", "ternary"])
+@pytest.mark.parametrize("word", ["binary", pytest.param("ternary", marks=pytest.mark.slow)])
 def test_a_transformer_on_few_bits(word: str, tmp_path) -> None:
     samples = [torch.randn(1, 6, 16, generator=torch.Generator().manual_seed(i)) for i in range(4)]
     net = import_model(seeded(Encoder()), (samples[0],), log=StageLog())
