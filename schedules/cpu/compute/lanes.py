@@ -95,28 +95,35 @@ class Reading:
         size = width * self.groups.group
         return packed[column // width, at * size + (SUM_BYTES * width + last)]
 
-    def starts(self, packed: Any, width: int) -> Any | None:
-        """What the sums of each column start with, ``[panels * width]``; None for nothing."""
+    def starts(self, packed: Any, tile: RegisterTile) -> Any | None:
+        """What the sums of a panel's columns start with, once for each row of a block.
+
+        ``[panels, rows * columns]``; None for nothing.
+        """
         if not self.shifted:
             return None
+        width = tile.columns
 
-        def start(column: Any) -> Any:
+        def start(panel: Any, place: Any) -> Any:
             value = None
             for i in range(SUM_BYTES):
-                byte = packed[column // width, column % width * SUM_BYTES + i].astype("int32")
+                byte = packed[panel, place % width * SUM_BYTES + i].astype("int32")
                 part = tirx.floormod(byte, tirx.const(256, "int32")) * tirx.const(256**i, "int32")
                 value = part if value is None else value + part
             return value
 
-        columns = int(packed.shape[0]) * width
-        return te.compute((columns,), start, name="start", attrs={ROLE: "start"})
+        shape = (packed.shape[0], tile.rows * width)
+        return te.compute(shape, start, name="start", attrs={ROLE: "start"})
 
-    def started(self, term: Any, starts: Any | None, column: Any, axes: Sequence[Any]) -> Any:
-        """The term, and what the sums start with beside the first one."""
+    def started(
+        self, term: Any, starts: Any | None, row: Any, column: Any, width: int, axes: Sequence[Any]
+    ) -> Any:
+        """The term, and what the sums start with beside the first one; `row` is a block's."""
         if starts is None:
             return term
+        value = starts[column // width, row * width + column % width]
         begin = tirx.all(*(axis == 0 for axis in axes))
-        return term + tirx.if_then_else(begin, starts[column], tirx.const(0, "int32"))
+        return term + tirx.if_then_else(begin, value, tirx.const(0, "int32"))
 
 
 def matmul(
@@ -139,14 +146,14 @@ def matmul(
     data = fill_last(data, reading.groups.size)
     if once and reading.shifted:
         data = as_signed(data)
-    starts = reading.starts(packed, width)
+    starts = reading.starts(packed, tile)
 
     def product(*index: Any) -> Any:
         *b, i, j = index
         row = tirx.min(i, m - 1) if clamp else i
         weight = reading.weight(packed, (step,), j, width, within)
         term = reading.term(data[(*b, row, k)], weight)
-        return te.sum(reading.started(term, starts, j, axes), axis=axes)
+        return te.sum(reading.started(term, starts, i % tile.rows, j, width, axes), axis=axes)
 
     out = te.compute(
         (*batch, rows, round_up(n, width)), product, name="dense",
@@ -195,13 +202,14 @@ def conv2d(
         source = flatten(source, inner)
     if once and reading.shifted:
         source = as_signed(source)
-    starts = reading.starts(packed, panel)
+    starts = reading.starts(packed, tile)
     y = te.reduce_axis((0, kh), "kh")
     extents = (kh, 1 if reading.flat else kw, steps)
     x = te.reduce_axis((0, extents[1]), "kw")
     axes, k, step, within = reading.axes()
 
     def product(n: Any, h: Any, w: Any, o: Any) -> Any:
+        h0, w0 = h, w
         if pointwise:
             h = tirx.min(h, out_h - 1) if rows_h > out_h else h
             w = tirx.min(w, out_w - 1) if rows_w > out_w else w
@@ -214,7 +222,8 @@ def conv2d(
         weight = reading.weight(packed, (y, x, step), o, panel, within, extents)
         everything = [y, x, *axes]
         term = reading.term(value, weight)
-        return te.sum(reading.started(term, starts, o, everything), axis=everything)
+        row = h0 % tile.row_outer * tile.row_inner + w0 % tile.row_inner
+        return te.sum(reading.started(term, starts, row, o, panel, everything), axis=everything)
 
     out = te.compute(
         (batch, rows_h, rows_w, groups * per_group), product, name="conv2d",

@@ -47,6 +47,14 @@ def part(value: Any, lanes: int, first: int, count: int) -> Any:
     return tirx.Shuffle([value], list(range(first, first + count)))
 
 
+def half_of(vector: Any, half: int) -> Any:
+    """The lower or the upper lanes of a vector."""
+    count = lanes_of(vector) // 2
+    if isinstance(vector, tirx.Broadcast):
+        return tirx.Broadcast(vector.value, count)
+    return tirx.Shuffle([vector], list(range(half * count, half * count + count)))
+
+
 def constant(expr: Any) -> int:
     """The number in a constant, or in a vector of one."""
     return int(expr.value if isinstance(expr, tirx.IntImm) else expr.value.value)
@@ -59,4 +67,4 @@ def joined(parts: list[Any]) -> Any:
     )
 
 
-__all__ = ["constant", "joined", "lanes_of", "part"]
+__all__ = ["constant", "half_of", "joined", "lanes_of", "part"]

@@ -3,17 +3,20 @@
 Unsigned data become signed ones, less 128, when they are copied with their borders; what that
 takes away, 128 times the sum of a channel's weights, is what the sums begin with.
 
-Two ways to multiply:
+Ways to multiply:
 
 - ``smull``: products of two places of the window fit into 16 bits together, weights of -128 being
   left out, and are added to sums of 32 bits.
 - ``sdot``: four rows of a column of pixels are interleaved, byte by byte, and each lane adds up
   four products. Neighbouring rows of outputs use the same interleaved bytes, with weights that
   are shifted by a row.
+- ``quads``: the same, but the bytes are interleaved when the data are copied, by ``st4``: once for
+  all outputs beside each other that use them.
 """
 
 from __future__ import annotations
 
+import json
 from math import ceil
 from typing import Any
 
@@ -23,8 +26,9 @@ import numpy.typing as npt
 from schedules.cpu.annotations import KERNEL, ROLE
 from schedules.cpu.compute.neon_integers import BYTES, intrinsic
 from schedules.cpu.compute.packed import Attributes, ConvGeometry, crop, multiply, round_up
-from schedules.cpu.compute.vectors import lanes_of
-from schedules.tvm_adapter import te, tirx
+from schedules.cpu.compute.vectors import half_of, lanes_of
+from schedules.cpu.microkernels.base import loop, ramp, sequence
+from schedules.tvm_adapter import ir, te, tirx
 
 Array = npt.NDArray[Any]
 KIND = "depthwise_bytes"
@@ -33,6 +37,19 @@ QUAD = 4
 #: int32 lanes of a vector.
 _WORDS = 4
 _SHIFT = 128
+#: Annotation of the stage that interleaves: what `quad_image` was told.
+PADDING = "tilewright.padding"
+_STORE = """
+declare void @llvm.aarch64.neon.st4.v16i8.p0(
+    <16 x i8>, <16 x i8>, <16 x i8>, <16 x i8>, ptr nocapture)
+
+define linkonce_odr void @tilewright_store_quads(
+    <16 x i8> %a, <16 x i8> %b, <16 x i8> %c, <16 x i8> %d, ptr %p) alwaysinline {
+  call void @llvm.aarch64.neon.st4.v16i8.p0(
+      <16 x i8> %a, <16 x i8> %b, <16 x i8> %c, <16 x i8> %d, ptr %p)
+  ret void
+}
+"""
 
 
 def steps(kernel: int, rows: int, stride: int) -> int:
@@ -93,6 +110,7 @@ def depthwise_conv2d(
     pad_value: int,
     *,
     dots: bool,
+    quads: bool = False,
 ) -> Any:
     """Depthwise convolution of ``NHWC`` bytes with weights of `pack`; int32, ``NHWC``.
 
@@ -106,6 +124,7 @@ def depthwise_conv2d(
         attrs: Annotations of the heart.
         pad_value: What is beyond the edges.
         dots: Whether ``sdot`` multiplies.
+        quads: Whether its operands are interleaved when data are copied.
     """
     batch, height, width = (int(v) for v in data.shape[:3])
     kh, kw = kernel
@@ -118,22 +137,38 @@ def depthwise_conv2d(
         (full_h - 1) * stride_h + (kh - 1) * dilation_h + 1,
         (full_w - 1) * stride_w + (kw - 1) * dilation_w + 1,
     )
-    source = signed_image(data, geometry.padding[:2], (*size, full_c), pad_value)
+    if quads:
+        count = steps(kh, rows, stride_h)
+        shape = (full_h // rows, count, size[1], full_c // BYTES)
+        source = quad_image(data, geometry.padding[:2], shape, rows * stride_h, pad_value)
+    else:
+        source = signed_image(data, geometry.padding[:2], (*size, full_c), pad_value)
+    starts = None
+    if dots and len(packed) > 1:  # ``sdot`` would need a copy of the register
+        starts = te.compute(
+            (full_c // BYTES, rows * columns * BYTES),
+            lambda block, i: packed[1][block * BYTES + i % BYTES],
+            name="start", attrs={ROLE: "start"},
+        )  # fmt: skip
     y, x = te.reduce_axis((0, kh), "kh"), te.reduce_axis((0, kw), "kw")
 
     def product(n: Any, h: Any, w: Any, c: Any) -> Any:
-        value = source[n, h * stride_h + y * dilation_h, w * stride_w + x * dilation_w, c]
-        block, place = c // BYTES, c % BYTES
+        block, place, column = c // BYTES, c % BYTES, w * stride_w + x * dilation_w
         if dots:
-            row = h % rows
-            at = row * stride_h + y
-            weight = packed[0][block, x, row, at // QUAD, place * QUAD + at % QUAD]
+            at = h % rows * stride_h + y
+            weight = packed[0][block, x, h % rows, at // QUAD, place * QUAD + at % QUAD]
         else:
             weight = packed[0][block, y, x * BYTES + place]
+        if quads:
+            value = source[n, h // rows, at // QUAD, column, block, place * QUAD + at % QUAD]
+        else:
+            value = source[n, h * stride_h + y * dilation_h, column, c]
         term = multiply(value, weight, "int32")
         if len(packed) > 1:
+            output = h % rows * columns + w % columns
+            begin = starts[block, output * BYTES + place] if dots else packed[1][c]
             first = tirx.all(y == 0, x == 0)
-            term = term + tirx.if_then_else(first, packed[1][c], tirx.const(0, "int32"))
+            term = term + tirx.if_then_else(first, begin, tirx.const(0, "int32"))
         return te.sum(term, axis=[y, x])
 
     out = te.compute(
@@ -154,9 +189,7 @@ def signed_image(
         extent: Rows, columns and channels of the result.
         value: Of the borders; channels that `data` has not are anything.
     """
-    batch, height, width, channels = (int(v) for v in data.shape)
     top, left = before
-    unsigned = str(data.dtype) == "uint8"
 
     def element(n: Any, h: Any, w: Any, c: Any) -> Any:
         conditions = [h >= top] if top else []
@@ -164,13 +197,120 @@ def signed_image(
         conditions += [w >= left] if left else []
         conditions += [w < left + width] if extent[1] > left + width else []
         conditions += [c < channels] if extent[2] > channels else []
-        here = data[n, h - top, w - left, c]
-        if unsigned:
-            here = tirx.reinterpret("int8", tirx.bitwise_xor(here, tirx.const(_SHIFT, "uint8")))
-        beyond = tirx.const(value - _SHIFT if unsigned else value, "int8")
-        return tirx.if_then_else(tirx.all(*conditions), here, beyond) if conditions else here
+        here = _signed(data[n, h - top, w - left, c])
+        if not conditions:
+            return here
+        return tirx.if_then_else(tirx.all(*conditions), here, _beyond(data, value))
 
+    batch, height, width, channels = (int(v) for v in data.shape)
     return te.compute((batch, *extent), element, name="pad", attrs={ROLE: "pad"})
+
+
+def quad_image(
+    data: Any, before: tuple[int, int], extent: tuple[int, int, int, int], step: int, value: int
+) -> Any:
+    """``NHWC`` bytes as `signed_image` has them, four rows interleaved.
+
+    Args:
+        data: ``[n, h, w, c]``.
+        before: Rows above, and columns to the left.
+        extent: Tiles below each other, fours of rows of each, columns, blocks of channels.
+        step: Rows from one tile to the next.
+        value: Of the borders.
+
+    Returns:
+        ``[n, *extent, BYTES * QUAD]``, channel by channel four rows.
+    """
+    batch, height, width, _ = (int(v) for v in data.shape)
+    top, left = before
+
+    def element(n: Any, tile: Any, four: Any, w: Any, block: Any, i: Any) -> Any:
+        y = tile * step + four * QUAD + i % QUAD
+        inside = tirx.all(y >= top, y < top + height, w >= left, w < left + width)
+        here = _signed(data[n, y - top, w - left, block * BYTES + i // QUAD])
+        return tirx.if_then_else(inside, here, _beyond(data, value))
+
+    return te.compute(
+        (batch, *extent, BYTES * QUAD), element, name="pad",
+        attrs={ROLE: "quads", PADDING: json.dumps([top, left, step, value])},
+    )  # fmt: skip
+
+
+def quad_statements(
+    source: Any, target: Any, at: tuple[Any, Any], padding: tuple[int, int, int, int]
+) -> Any:
+    """Makes the fours of rows of one tile.
+
+    Args:
+        source: Buffer of the data.
+        target: Buffer of the image of `quad_image`.
+        at: Image of the batch, and number of the tile.
+        padding: What `quad_image` was told: rows above, columns to the left, rows from one
+            tile to the next, value of the borders.
+    """
+    n, tile = at
+    top, left, step, value = padding
+    _, height, width, _ = (int(v) for v in source.shape)
+    _, _, fours, columns, blocks, _ = (int(v) for v in target.shape)
+    border = tirx.Broadcast(_beyond(source, value), BYTES)
+
+    def store(four: int, column: Any, block: Any, rows: list[Any]) -> Any:
+        place = [n, tile, _number(four), column, block, _number(0)]
+        address = tirx.address_of(tirx.BufferLoad(target, place))
+        return tirx.Evaluate(tirx.call_extern("void", "tilewright_store_quads", *rows, address))
+
+    def make(four: int) -> Any:
+        first = tile * step + _number(four * QUAD - top)
+
+        def inside(row: int) -> Any:
+            return tirx.all(first + row >= 0, first + row < height)
+
+        def pixels(at: Any, *, checked: bool) -> Any:
+            column, block = at // blocks, at % blocks
+            rows = []
+            for i in range(QUAD):
+                place = [n, first + i, column, ramp(block * BYTES, BYTES)]
+                row = _signed(tirx.BufferLoad(source, place))
+                rows.append(tirx.if_then_else(inside(i), row, border) if checked else row)
+            return store(four, column + left, block, rows)
+
+        def borders(begin: int, count: int) -> list[Any]:
+            def one(place: Any) -> Any:
+                return store(four, place // blocks + begin, place % blocks, [border] * QUAD)
+
+            return [loop("border", count * blocks, one)] if count > 0 else []
+
+        used = min(width, columns - left) * blocks
+        whole = loop("pixel", used, lambda i: pixels(i, checked=False))
+        cut = loop("pixel", used, lambda i: pixels(i, checked=True))
+        every = tirx.all(inside(0), inside(QUAD - 1))
+        return sequence([
+            *borders(0, left),
+            tirx.IfThenElse(every, whole, cut),
+            *borders(left + width, columns - left - width),
+        ])  # fmt: skip
+
+    body = sequence([make(four) for four in range(fours)])
+    return tirx.AttrStmt(_number(0), "pragma_import_llvm", ir.StringImm(_STORE), body)
+
+
+def _signed(value: Any) -> Any:
+    """Bytes as signed ones; unsigned ones less 128."""
+    dtype, _, lanes = str(value.ty.dtype if hasattr(value, "ty") else value.dtype).partition("x")
+    if dtype != "uint8":
+        return value
+    suffix = f"x{lanes}" if lanes else ""
+    turned = tirx.bitwise_xor(value, tirx.const(_SHIFT, f"uint8{suffix}"))
+    return tirx.reinterpret(f"int8{suffix}", turned)
+
+
+def _beyond(data: Any, value: int) -> Any:
+    """A byte of a border, as `_signed` makes them."""
+    return tirx.const(value - _SHIFT if str(data.dtype) == "uint8" else value, "int8")
+
+
+def _number(value: int) -> Any:
+    return tirx.const(value, "int64")
 
 
 def statements(
@@ -185,13 +325,14 @@ def statements(
     tile: tuple[int, int],
     registers: Any,
     dots: bool,
+    quads: bool = False,
 ) -> Any:
     """The whole reduction of a tile of outputs of 16 channels.
 
     Args:
         source: Buffer of the image of `signed_image`.
         packed: Buffer of the weights.
-        first: Buffer of what the sums begin with; None for 0.
+        first: Gives what sums begin with: number of the output, vector of channels.
         sums: Buffer of the result.
         at: Where the tile's region begins in `source` and `sums`, one index a dimension, and
             the number of the block of channels.
@@ -200,6 +341,7 @@ def statements(
         tile: Rows and columns of outputs.
         registers: Buffer for the tile's sums that is turned into registers.
         dots: Whether ``sdot`` multiplies.
+        quads: Whether the image is that of `quad_image`.
     """
     (n, first_y, first_x, first_c), sums_at, block = at
     rows, columns = tile
@@ -207,19 +349,17 @@ def statements(
     started: set[tuple[int, int]] = set()
 
     def pixel(y: int, x: int) -> Any:
-        return tirx.BufferLoad(source, [n, first_y + y, first_x + x, _ramp(first_c, BYTES)])
+        return tirx.BufferLoad(source, [n, first_y + y, first_x + x, ramp(first_c, BYTES)])
 
     def register(place: int, part: int) -> Any:
-        return [_ramp(tirx.const((place * _WORDS + part) * _WORDS, "int64"), _WORDS)]
+        return [ramp(tirx.const((place * _WORDS + part) * _WORDS, "int64"), _WORDS)]
 
     def sum_of(place: int, part: int) -> Any:
         """The sum so far, or what it begins with."""
         if (place, part) in started:
             return tirx.BufferLoad(registers, register(place, part))
         started.add((place, part))
-        if first is None:
-            return tirx.Broadcast(tirx.const(0, "int32"), _WORDS)
-        return tirx.BufferLoad(first, [_ramp(block * BYTES + _WORDS * part, _WORDS)])
+        return first(place, part)
 
     def add(place: int, part: int, value: Any, weight: Any = None) -> None:
         """Add a value, or with weights the sums of four products, to a part of a sum."""
@@ -227,8 +367,14 @@ def statements(
         new = old + value if weight is None else intrinsic("int32x4", "sdot", old, value, weight)
         body.append(tirx.BufferStore(registers, new, register(place, part)))
 
+    def loaded(step: int, x: int, part: int) -> Any:
+        start = _number(part * BYTES)
+        place = [n, first_y, _number(step), first_x + x, block, ramp(start, BYTES)]
+        return tirx.BufferLoad(source, place)
+
     if dots:
-        _dots(packed, block, pixel, add, kernel, geometry, tile)
+        four = loaded if quads else _zipped(pixel, kernel[0], geometry, tile)
+        _dots(packed, block, four, add, kernel, geometry, tile)
     else:
         _products(packed, block, pixel, add, kernel, geometry, tile)
     sn, sh, sw, sc = sums_at
@@ -236,7 +382,7 @@ def statements(
         for column in range(columns):
             for part in range(_WORDS):
                 value = tirx.BufferLoad(registers, register(row * columns + column, part))
-                to = [sn, sh + row, sw + column, _ramp(sc + _WORDS * part, _WORDS)]
+                to = [sn, sh + row, sw + column, ramp(sc + _WORDS * part, _WORDS)]
                 body.append(tirx.BufferStore(sums, value, to))
     return tirx.SeqStmt(body)
 
@@ -255,9 +401,9 @@ def _products(
     def product(place: tuple[int, int], row: int, column: int, half: int) -> Any:
         y, x = place
         start = tirx.const(x * BYTES, "int64")
-        weight = tirx.BufferLoad(packed, [block, tirx.const(y, "int64"), _ramp(start, BYTES)])
+        weight = tirx.BufferLoad(packed, [block, tirx.const(y, "int64"), ramp(start, BYTES)])
         value = pixel(row * stride_h + y * dilation_h, column * stride_w + x * dilation_w)
-        return intrinsic("int16x8", "smull", _half(value, half), _half(weight, half))
+        return intrinsic("int16x8", "smull", half_of(value, half), half_of(weight, half))
 
     for pair in pairs:
         for row in range(rows):
@@ -267,22 +413,41 @@ def _products(
                     for place in pair[1:]:
                         total = total + product(place, row, column, half)
                     for part in (0, 1):
-                        words = _half(total, part).astype("int32x4")
+                        words = half_of(total, part).astype("int32x4")
                         add(row * columns + column, 2 * half + part, words)
 
 
 def _dots(
-    packed: Any, block: Any, pixel: Any, add: Any, kernel: tuple[int, int], geometry: ConvGeometry,
+    packed: Any, block: Any, four: Any, add: Any, kernel: tuple[int, int], geometry: ConvGeometry,
     tile: tuple[int, int],
 ) -> None:  # fmt: skip
-    """Column of pixels by column, four rows of it at a time."""
+    """Four rows at a time, `four` gives them interleaved: number, column, vector of channels."""
     kh, kw = kernel
     rows, columns = tile
     stride, dilation = geometry.strides, geometry.dilation
-    height = (rows - 1) * stride[0] + kh  # a dilation has one row
+    for part in range(_WORDS):
+        for x in range((columns - 1) * stride[1] + (kw - 1) * dilation[1] + 1):
+            users = [(w, k) for w in range(columns) for k in range(kw)
+                     if w * stride[1] + k * dilation[1] == x]  # fmt: skip
+            for step in range(steps(kh, rows, stride[0]) if users else 0):
+                for w, k in users:
+                    for row in range(rows):
+                        if not uses(row, step, kh, stride[0]):
+                            continue
+                        at = [block, *(_number(v) for v in (k, row, step))]
+                        start = _number(part * BYTES)
+                        weight = tirx.BufferLoad(packed, [*at, ramp(start, BYTES)])
+                        add(row * columns + w, part, four(step, x, part), weight)
+
+
+def _zipped(
+    pixel: Any, kernel: int, geometry: ConvGeometry, tile: tuple[int, int]
+) -> Any:  # fmt: skip
+    """Gives four rows of a column of pixels, interleaved in registers."""
+    height = (tile[0] - 1) * geometry.strides[0] + kernel  # a dilation has one row
 
     def line(x: int, y: int) -> Any:
-        return pixel(y * dilation[0], x) if y < height else tirx.const(0, "int8x16")
+        return pixel(y * geometry.dilation[0], x) if y < height else tirx.const(0, "int8x16")
 
     def zipped(a: Any, b: Any, half: int) -> Any:
         """Elements of two halves in turn."""
@@ -290,27 +455,15 @@ def _dots(
         places = [half * lanes // 2 + i // 2 + (i % 2) * lanes for i in range(lanes)]
         return tirx.Shuffle([a, b], places)
 
-    for x in range((columns - 1) * stride[1] + (kw - 1) * dilation[1] + 1):
-        users = [(w, k) for w in range(columns) for k in range(kw)
-                 if w * stride[1] + k * dilation[1] == x]  # fmt: skip
-        if not users:
-            continue
-        for step in range(steps(kh, rows, stride[0])):
-            a, b, c, d = (line(x, QUAD * step + i) for i in range(QUAD))
-            for half in (0, 1):
-                upper, lower = (tirx.reinterpret("int16x8", zipped(*pair, half))
-                                for pair in ((a, b), (c, d)))  # fmt: skip
-                for quarter in (0, 1):
-                    quad = tirx.reinterpret("int8x16", zipped(upper, lower, quarter))
-                    part = 2 * half + quarter
-                    for w, k in users:
-                        for row in range(rows):
-                            if not uses(row, step, kh, stride[0]):
-                                continue
-                            at = [block, *(tirx.const(v, "int64") for v in (k, row, step))]
-                            start = tirx.const(part * BYTES, "int64")
-                            weight = tirx.BufferLoad(packed, [*at, _ramp(start, BYTES)])
-                            add(row * columns + w, part, quad, weight)
+    def four(step: int, x: int, part: int) -> Any:
+        half, quarter = divmod(part, 2)
+        a, b, c, d = (line(x, QUAD * step + i) for i in range(QUAD))
+        upper, lower = (
+            tirx.reinterpret("int16x8", zipped(*pair, half)) for pair in ((a, b), (c, d))
+        )
+        return tirx.reinterpret("int8x16", zipped(upper, lower, quarter))
+
+    return four
 
 
 def uses(row: int, step: int, kernel: int, stride: int) -> bool:
@@ -319,22 +472,15 @@ def uses(row: int, step: int, kernel: int, stride: int) -> bool:
     return first < QUAD * (step + 1) and first + kernel > QUAD * step
 
 
-def _half(value: Any, half: int) -> Any:
-    """The lower or the upper lanes of a vector."""
-    count = lanes_of(value) // 2
-    return tirx.Shuffle([value], list(range(half * count, half * count + count)))
-
-
-def _ramp(start: Any, count: int) -> Any:
-    return tirx.Ramp(start, tirx.const(1, "int64"), count)
-
-
 __all__ = [
     "KIND",
+    "PADDING",
     "QUAD",
     "depthwise_conv2d",
     "pack",
     "packed_shapes",
+    "quad_image",
+    "quad_statements",
     "signed_image",
     "statements",
     "steps",

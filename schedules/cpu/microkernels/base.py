@@ -26,6 +26,8 @@ from targets.spec import TargetSpec
 
 Array = npt.NDArray[Any]
 Dtypes = tuple[str, str, str]
+#: Gives what the sums of a row and a vector of columns start with.
+Starts = Callable[[int, int], Any]
 #: What a load costs beside arithmetic that hides it: a place in queues, a miss now and then.
 LOAD_CYCLES = 0.05
 
@@ -100,8 +102,8 @@ class MicroKernel(Protocol):
     def sums(self, rows: int, vectors: int) -> Sums:
         """Registers for the sums of a block."""
 
-    def start(self, sums: Sums, rows: int, vectors: int, first: Callable[[int], Any]) -> list[Any]:
-        """Statements before the reduction; `first` gives what a vector of columns starts with."""
+    def start(self, sums: Sums, rows: int, vectors: int, first: Starts) -> list[Any]:
+        """Statements before the reduction; `first` gives what sums start with."""
 
     def step(self, sums: Sums, rows: int, vectors: int, chunk: Chunk) -> list[Any]:
         """Statements that add the products of a chunk."""
@@ -133,9 +135,9 @@ class Plain(Unfolded):
         """See `MicroKernel.sums`."""
         return Sums(rows * vectors, self.lanes, self.accumulator)
 
-    def start(self, sums: Sums, rows: int, vectors: int, first: Callable[[int], Any]) -> list[Any]:
+    def start(self, sums: Sums, rows: int, vectors: int, first: Starts) -> list[Any]:
         """See `MicroKernel.start`."""
-        return [sums.set(r * vectors + v, first(v)) for r in range(rows) for v in range(vectors)]
+        return [sums.set(r * vectors + v, first(r, v)) for r in range(rows) for v in range(vectors)]
 
     def result(self, sums: Sums, rows: int, vectors: int, row: int, vector: int) -> Any:
         """See `MicroKernel.result`."""
@@ -243,7 +245,7 @@ class Block:
             number of elements.
         weight: Gives a vector of a panel: indices of the outer loops, step, first element within
             the step, number of elements.
-        first: Gives what the sums of a vector of columns start with.
+        first: Gives what the sums of a row and a vector of columns start with.
         store: The statement that writes a vector: row, vector of columns, value.
     """
 
@@ -253,7 +255,7 @@ class Block:
     groups: Groups
     activation: Callable[[int, tuple[Any, ...], Any, int], Any]
     weight: Callable[[tuple[Any, ...], Any, int, int], Any]
-    first: Callable[[int], Any]
+    first: Starts
     store: Callable[[int, int, Any], Any]
 
 
@@ -370,6 +372,7 @@ __all__ = [
     "Groups",
     "MicroKernel",
     "Plain",
+    "Starts",
     "Sums",
     "Unfolded",
     "element_cycles",

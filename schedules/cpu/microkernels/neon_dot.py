@@ -6,10 +6,9 @@ read as signed ones, 128 less: one instruction for the 16 of a vector.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-from schedules.cpu.microkernels.base import Chunk, Plain, Sums, element_cycles, every, splat
+from schedules.cpu.microkernels.base import Chunk, Plain, Starts, Sums, element_cycles, every, splat
 from schedules.tvm_adapter import tirx
 from targets.spec import TargetSpec
 
@@ -38,7 +37,7 @@ class Bytes(Plain):
         """See `MicroKernel.sums`."""
         return Sums((rows + int(self.counting)) * vectors, self.lanes, self.accumulator)
 
-    def start(self, sums: Sums, rows: int, vectors: int, first: Callable[[int], Any]) -> list[Any]:
+    def start(self, sums: Sums, rows: int, vectors: int, first: Starts) -> list[Any]:
         """See `MicroKernel.start`."""
         body = super().start(sums, rows, vectors, first)
         if self.counting:

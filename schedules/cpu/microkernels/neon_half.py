@@ -7,10 +7,9 @@ the next ones begin at 0. Folding takes five instructions a vector, one in 14 of
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-from schedules.cpu.microkernels.base import Chunk, Sums, element_cycles, every, ramp
+from schedules.cpu.microkernels.base import Chunk, Starts, Sums, element_cycles, every, ramp
 from schedules.cpu.microkernels.neon_float import multiply_add
 from schedules.tvm_adapter import tirx
 from targets.spec import TargetSpec
@@ -69,7 +68,7 @@ class HalfByElement:
         """See `MicroKernel.sums`."""
         return HalfSums(rows * vectors, self.lanes)
 
-    def start(self, sums: Sums, rows: int, vectors: int, first: Callable[[int], Any]) -> list[Any]:
+    def start(self, sums: Sums, rows: int, vectors: int, first: Starts) -> list[Any]:
         """See `MicroKernel.start`."""
         both = _half_sums(sums)
         return [
@@ -77,7 +76,7 @@ class HalfByElement:
             for r in range(rows)
             for v in range(vectors)
             for statement in (
-                both.set_whole(r * vectors + v, first(v)),
+                both.set_whole(r * vectors + v, first(r, v)),
                 both.set(r * vectors + v, every("float16", 0.0, self.lanes)),
             )
         ]

@@ -8,10 +8,9 @@ shift. The sums are put in rows when they are complete.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-from schedules.cpu.microkernels.base import LOAD_CYCLES, Chunk, Sums, Unfolded
+from schedules.cpu.microkernels.base import LOAD_CYCLES, Chunk, Starts, Sums, Unfolded
 from schedules.tvm_adapter import ir, tirx
 from targets.spec import TargetSpec
 
@@ -61,10 +60,10 @@ class MatrixProduct(Unfolded):
         """See `MicroKernel.sums`: two rows and two columns in a vector."""
         return Sums(rows * vectors, self.lanes, self.accumulator)
 
-    def start(self, sums: Sums, rows: int, vectors: int, first: Callable[[int], Any]) -> list[Any]:
+    def start(self, sums: Sums, rows: int, vectors: int, first: Starts) -> list[Any]:
         """See `MicroKernel.start`."""
         return [
-            sums.set(_place(pair, v, half, vectors), _pairs(first(v), half))
+            sums.set(_place(pair, v, half, vectors), _pairs(first(_ROWS * pair, v), half))
             for pair in range(rows // _ROWS)
             for v in range(vectors)
             for half in (0, 1)
@@ -119,7 +118,7 @@ class MatrixBfloat(MatrixProduct):
     def __init__(self) -> None:
         super().__init__("bfmmla", "bfloat16", 4, "float32", 5.0)
 
-    def start(self, sums: Sums, rows: int, vectors: int, first: Callable[[int], Any]) -> list[Any]:
+    def start(self, sums: Sums, rows: int, vectors: int, first: Starts) -> list[Any]:
         """See `MicroKernel.start`."""
         known, *others = super().start(sums, rows, vectors, first)
         library = ir.StringImm(_BFMMLA)

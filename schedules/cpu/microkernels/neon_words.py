@@ -6,11 +6,10 @@ element of 16 bits, so that a block has at most 14 rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from schedules.cpu.compute import modular
-from schedules.cpu.microkernels.base import LOAD_CYCLES, Chunk, Sums, Unfolded, splat
+from schedules.cpu.microkernels.base import LOAD_CYCLES, Chunk, Starts, Sums, Unfolded, splat
 from schedules.tvm_adapter import tirx
 from targets.spec import TargetSpec
 
@@ -47,10 +46,10 @@ class WordsByElement(Unfolded):
         """See `MicroKernel.sums`."""
         return Sums(2 * rows * vectors, 4, "int32")
 
-    def start(self, sums: Sums, rows: int, vectors: int, first: Callable[[int], Any]) -> list[Any]:
+    def start(self, sums: Sums, rows: int, vectors: int, first: Starts) -> list[Any]:
         """See `MicroKernel.start`; `first` gives eight lanes."""
         return [
-            sums.set(2 * (r * vectors + v) + half, _half(first(v), half))
+            sums.set(2 * (r * vectors + v) + half, _half(first(r, v), half))
             for r in range(rows)
             for v in range(vectors)
             for half in (0, 1)

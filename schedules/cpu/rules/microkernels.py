@@ -37,7 +37,7 @@ from schedules.cpu.rules.base import (
     store_tile,
     vectorize_inner,
 )
-from schedules.cpu.rules.starts import LANES, fill, load_start, take_bias, with_starts
+from schedules.cpu.rules.starts import LANES, fill, take_bias
 from schedules.cpu.tiling import RegisterTile
 from schedules.tvm_adapter import Analyzer, Schedule, ir, tirx
 from targets.spec import TargetSpec
@@ -77,7 +77,7 @@ class MicroKernels:
             check_covered(sch, heart, consumer)
         if begun:
             bias = take_bias(sch, heart, consumers)
-            fill_starts(sch, begun[0], bias, tile.columns)
+            fill_starts(sch, begun[0], bias, tile)
         if not consumers:
             consumers = [sch.cache_write(heart, 0, "global")]
 
@@ -243,11 +243,12 @@ def replace(
         *lead, last = indices(recipe.weight, place(0, loops, step))
         return tirx.BufferLoad(recipe.weight.source, [*lead, ramp(last + at, count)])
 
-    def first(vector: int) -> Any:
+    def first(row: int, vector: int) -> Any:
         if recipe.first is None:
             return every(recipe.dtypes[2], 0, kernel.lanes)
-        (column,) = indices(recipe.first, place(0, [zero] * len(outer), zero))
-        return load_start(recipe.first.source, column + vector * kernel.lanes)
+        panel, column = indices(recipe.first, place(row, [zero] * len(outer), zero))
+        at = ramp(column + vector * kernel.lanes, kernel.lanes)
+        return tirx.BufferLoad(recipe.first.source, [panel, at])
 
     def store(row: int, vector: int, value: Any) -> Any:
         at = place(row, [zero] * len(outer), zero)
@@ -261,15 +262,13 @@ def replace(
         Block(tile.rows, tile.vectors, tuple(outer), groups, activation, weight, first, store),
         sums, unroll,
     )  # fmt: skip
-    if recipe.first is not None:
-        body = with_starts(body)
     if recipe.dtypes[0] == "bfloat16":  # see `schedules.cpu.intrinsics.bf16`
         for buffer in (recipe.data.source, recipe.weight.source):
             body = tirx.AttrStmt(number(0), "tilewright.keep_bfloat16", buffer.data, body)
     replace_body(sch, heart, body, sums.buffers)
 
 
-def fill_starts(sch: Schedule, stage: Any, bias: Any | None, width: int) -> None:
+def fill_starts(sch: Schedule, stage: Any, bias: Any | None, tile: RegisterTile) -> None:
     """Write what sums start with: bytes in front of each panel, and a bias."""
     packed = sch.get(stage).reads[0].source
 
@@ -277,7 +276,7 @@ def fill_starts(sch: Schedule, stage: Any, bias: Any | None, width: int) -> None
         raw = tirx.BufferLoad(packed, [panel, ramp(SUM_BYTES * first, SUM_BYTES * LANES)])
         return tirx.reinterpret(f"int32x{LANES}", raw)
 
-    fill(sch, stage, bias, width, vector)
+    fill(sch, stage, bias, tile.columns, tile.rows, vector)
 
 
 def loads_in(value: Any) -> list[Any]:

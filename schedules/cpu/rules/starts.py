@@ -1,9 +1,9 @@
-"""What integer sums begin with: known before the loops, and with it what is added to them last.
+"""What integer sums begin with, made before the loops: with it what is added to them last.
 
 Kernels of signed bytes that read unsigned ones begin with what the shift takes away, a number a
-column. A bias that the epilogue adds to every sum is added to that instead, once a column. Sums
-in registers are loaded from there: a load takes no slot of the vector pipelines, as a copy of a
-register would.
+column. A bias that the epilogue adds to every sum is added to that instead, once a column. There is
+a copy for each row of a block: LLVM would load one vector and copy it to the others' registers,
+which takes slots of the vector pipelines, as loads do not.
 """
 
 from __future__ import annotations
@@ -17,28 +17,10 @@ from schedules.tvm_adapter import Schedule, ir, tirx
 
 #: Sums of a vector.
 LANES = 4
-#: LLVM would load a vector once and copy it: it may not where loads have an effect.
-_LOAD = """
-define linkonce_odr <4 x i32> @tilewright_load_sums(ptr %p) alwaysinline {
-  %r = load volatile <4 x i32>, ptr %p, align 4
-  ret <4 x i32> %r
-}
-"""
 
 
 class _AppearsAloneError(Exception):
     """A sum is used without the bias, or the epilogue has a part that is not known here."""
-
-
-def load_start(source: Any, place: Any) -> Any:
-    """Four sums from memory, in a register of their own; within `with_starts` only."""
-    address = tirx.address_of(tirx.BufferLoad(source, [place]))
-    return tirx.call_extern("int32x4", "tilewright_load_sums", address)
-
-
-def with_starts(body: Any) -> Any:
-    """Statements that use `load_start`."""
-    return tirx.AttrStmt(number(0), "pragma_import_llvm", ir.StringImm(_LOAD), body)
 
 
 def take_bias(sch: Schedule, heart: Any, consumers: list[Any]) -> Any | None:
@@ -107,49 +89,55 @@ def _is_bias(value: Any, sums: Any) -> bool:
 
 
 def fill(
-    sch: Schedule, stage: Any, bias: Any | None, width: int, vector: Callable[[Any, int], Any]
+    sch: Schedule,
+    stage: Any,
+    bias: Any | None,
+    width: int,
+    copies: int,
+    vector: Callable[[Any, int], Any],
 ) -> None:
     """Write what sums begin with, four at a time.
 
     Args:
         sch: The schedule.
-        stage: The block that does so, of one loop.
+        stage: The block that does so, ``[panels, copies * width]``.
         bias: Buffer of what is added; it may have fewer columns than there are sums.
         width: Columns of a panel.
+        copies: Of each panel's.
         vector: Gives four numbers without the bias: panel, first of its columns.
     """
     whole = sch.blockize(sch.get_loops(stage)[0])
     block = sch.get(whole)
     target = block.writes[0].source
-    panels = int(target.shape[0]) // width
+    panels = int(target.shape[0])
     known = panels * width if bias is None else int(bias.shape[-1])
 
-    def biased(at: Any, value: Any, count: int) -> Any:
-        if bias is None:
-            return value
+    def panel(at: Any, columns: int) -> Any:
+        """The statements of a panel of which so many columns have a bias."""
+        body = []
+        for first in range(0, width, LANES):
+            value = vector(at, first)
+            count = min(LANES, columns - first) if bias is not None else 0
+            if count == LANES:
+                value = value + biases(at * width + first, LANES)
+            for copy in range(copies):
+                body.append(store(at, copy * width + first, value, LANES))
+                for i in range(count if count < LANES else 0):
+                    place = copy * width + first + i
+                    old = tirx.BufferLoad(target, [at, number(place)])
+                    body.append(store(at, place, old + biases(at * width + first + i, 1), 1))
+        return sequence(body)
+
+    def biases(at: Any, count: int) -> Any:
         lead = [number(0)] * (len(bias.shape) - 1)
-        return value + tirx.BufferLoad(bias, [*lead, ramp(at, count)])
+        return tirx.BufferLoad(bias, [*lead, ramp(at, count)])
 
-    def store(at: Any, value: Any, count: int) -> Any:
-        return tirx.BufferStore(target, value, [ramp(at, count)])
+    def store(at: Any, place: int, value: Any, count: int) -> Any:
+        return tirx.BufferStore(target, value, [at, ramp(number(place), count)])
 
-    def whole_panel(panel: Any) -> Any:
-        places = [(first, panel * width + first) for first in range(0, width, LANES)]
-        return sequence([
-            store(at, biased(at, vector(panel, first), LANES), LANES) for first, at in places
-        ])  # fmt: skip
-
-    body = [loop("panel", known // width, whole_panel)] if known >= width else []
-    last = number(known // width)
-    for first in range(0, width, LANES) if known % width else ():  # the last one hangs over
-        at = known // width * width + first
-        body.append(store(at, vector(last, first), LANES))
-        count = min(LANES, known - at)
-        if count == LANES:
-            body[-1] = store(at, biased(at, vector(last, first), LANES), LANES)
-        for place in range(at, at + count) if count < LANES else ():
-            value = biased(place, tirx.BufferLoad(target, [number(place)]), 1)
-            body.append(store(place, value, 1))
+    body = [loop("panel", known // width, lambda at: panel(at, width))] if known >= width else []
+    if known % width:
+        body.append(panel(number(known // width), known % width))
     reads = list(block.reads)
     if bias is not None:
         region = [ir.Range(0, extent) for extent in bias.shape]
@@ -157,4 +145,4 @@ def fill(
     replace_block(sch, whole, sequence(body), reads)
 
 
-__all__ = ["LANES", "fill", "load_start", "take_bias", "with_starts"]
+__all__ = ["LANES", "fill", "take_bias"]

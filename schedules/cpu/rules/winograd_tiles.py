@@ -160,7 +160,7 @@ def _replace_product(sch: Schedule, block: Any, choice: dict[str, Any]) -> None:
         kernel,
         Block(
             rows, vectors, (), Groups(inner, 1, kernel.chunk), activation, weight,
-            lambda _: every(accumulator, 0, lanes), store,
+            lambda *_: every(accumulator, 0, lanes), store,
         ),
         sums, choice["unroll"],
     )  # fmt: skip
