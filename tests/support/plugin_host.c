@@ -60,6 +60,7 @@ void qemu_plugin_register_vcpu_mem_cb(struct qemu_plugin_insn* instruction,
   instruction->data = data;
 }
 unsigned int qemu_plugin_mem_size_shift(uint32_t info) { return info; }
+bool qemu_plugin_mem_is_store(uint32_t info) { return (void)info, false; }
 size_t qemu_plugin_tb_n_insns(const struct qemu_plugin_tb* block) { return block->instructions; }
 uint64_t qemu_plugin_tb_vaddr(const struct qemu_plugin_tb* block) { return block->address; }
 struct qemu_plugin_insn* qemu_plugin_tb_get_insn(struct qemu_plugin_tb* block, size_t index) {
