@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from schedules.cpu.annotations import CHOICE, IS_SCHEDULED
+from schedules.cpu.rests import narrow_indices
 from schedules.cpu.rules import RULES, NotApplicableError, Rule
 from schedules.cpu.rules.base import leaf_blocks
 from schedules.tvm_adapter import IRModule, Schedule, ScheduleError, s_tir, tirx
@@ -85,7 +86,8 @@ def schedule_function(
             continue
         # A kernel that was defined for one rule is lost in any other.
         fallback = rule is rules[-1] or (has_choice and not rule.builds_choices)
-        return sch.mod["main"].with_attr("global_symbol", name), ScheduledFunction(
+        built = narrow_indices(sch.mod["main"]) if applied.any_index else sch.mod["main"]
+        return built.with_attr("global_symbol", name), ScheduledFunction(
             name=name,
             rule=rule.name,
             fallback=fallback,

@@ -27,10 +27,13 @@ class Applied:
     Attributes:
         kind: Kind of operator, see `compiler.stages.KernelInfo`.
         remark: What a reader of the report should know about the choice.
+        any_index: Whether indices may become narrower, see `schedules.cpu.rests`: nothing in
+            the schedule was written with 64-bit ones.
     """
 
     kind: str
     remark: str = ""
+    any_index: bool = False
 
 
 class Rule(Protocol):

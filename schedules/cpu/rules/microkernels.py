@@ -109,6 +109,7 @@ class MicroKernels:
             kind,
             f"{kernel.instruction}, tile {tile.row_outer}x{tile.row_inner} rows, "
             f"{tile.vectors}x{tile.lanes} columns",
+            any_index=True,
         )
 
     @staticmethod

@@ -71,4 +71,4 @@ class RowByRow:
             elif inner:
                 vectorize_inner(sch, inner[-1], lanes, peel=count is not None)
         parallelize(sch, [chunk])
-        return Applied("reduction" if kind == "row_reduction" else kind)
+        return Applied("reduction" if kind == "row_reduction" else kind, any_index=True)
