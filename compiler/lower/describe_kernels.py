@@ -32,11 +32,12 @@ def describe_kernels(
 
     Sources are the modules whose parameters a kernel takes. Bytes are those of all operands
     and results of one call, as the calls in `main` show them; where shapes are symbolic,
-    each unknown extent counts as one.
+    each unknown extent counts as one. Of a table that a kernel gathers from it is what it takes.
     """
     slower = {name: slower_than_float(k, spec) for name, k in chosen.items()}
     remarks = {name: templates.remark(k.workload, k.choice, spec) for name, k in chosen.items()}
     reads: dict[str, float] = {}
+    gathered: dict[str, float] = {}
     writes: dict[str, float] = {}
     dtypes: dict[str, str] = {}
     sources: dict[str, list[str]] = defaultdict(list)
@@ -56,6 +57,7 @@ def describe_kernels(
             results = call.ty_args
             reads[name] = sum(tensor_bytes(a.ty) for a in operands)
             writes[name] = sum(tensor_bytes(ty) for ty in results)
+            gathered[name] = sum(min(tensor_bytes(a.ty), writes[name]) for a in operands)
             dtypes[name] = _first_dtype(results)
             origins = [compact.get(a, a) for a in operands]
             owners = [owner_of(table.name_of(a)) for a in origins if is_constant(a)]
@@ -68,7 +70,7 @@ def describe_kernels(
             rule=d.rule,
             fallback=d.fallback,
             flops=_flops(d, chosen.get(d.name)),
-            bytes_read=reads.get(d.name, 0.0),
+            bytes_read=(gathered if d.kind == "gather" else reads).get(d.name, 0.0),
             bytes_written=writes.get(d.name, 0.0),
             dtype=_dtype(chosen.get(d.name), dtypes.get(d.name, "float32")),
             sources=tuple(sources.get(d.name, ())),
