@@ -6,6 +6,7 @@ from typing import Any
 
 from schedules.cpu.annotations import KERNEL
 from schedules.cpu.compute.neon_integers import BYTES, intrinsic
+from schedules.cpu.microkernels.base import ramp
 from schedules.tvm_adapter import te, tirx
 from targets.spec import TargetSpec
 
@@ -45,7 +46,7 @@ def statement(x: Any, table: Any, result: Any, first: Any, count: int) -> Any:
     """
     value = _wide(x, table, first) if count == _WIDE else _quarters(x, table, first)
     value = tirx.reinterpret(f"{result.dtype}x{count}", value)
-    return tirx.BufferStore(result, value, _ramp(first, count))
+    return tirx.BufferStore(result, value, [ramp(first, count)])
 
 
 def _wide(x: Any, table: Any, first: Any) -> Any:
@@ -53,9 +54,7 @@ def _wide(x: Any, table: Any, first: Any) -> Any:
 
     def permute(part: int) -> Any:
         halves = [
-            tirx.reinterpret(
-                f"int8x{_WIDE}", tirx.BufferLoad(table, _ramp(tirx.const(v, "int64"), _WIDE))
-            )
+            tirx.reinterpret(f"int8x{_WIDE}", tirx.BufferLoad(table, [ramp(v, _WIDE)]))
             for v in (part, part + _WIDE)
         ]
         return tirx.call_llvm_pure_intrin(
@@ -74,7 +73,7 @@ def _quarters(x: Any, table: Any, first: Any) -> Any:
         registers = [
             tirx.reinterpret(
                 f"int8x{BYTES}",
-                tirx.BufferLoad(table, _ramp(tirx.const(start + at, "int64"), BYTES)),
+                tirx.BufferLoad(table, [ramp(start + at, BYTES)]),
             )
             for at in range(0, _QUARTER, BYTES)
         ]
@@ -88,7 +87,7 @@ def _quarters(x: Any, table: Any, first: Any) -> Any:
 
 def _index(x: Any, first: Any, count: int) -> Any:
     """Bytes as places in the table; int8 elements count from -128."""
-    index = tirx.reinterpret(f"int8x{count}", tirx.BufferLoad(x, _ramp(first, count)))
+    index = tirx.reinterpret(f"int8x{count}", tirx.BufferLoad(x, [ramp(first, count)]))
     if str(x.dtype) == "int8":
         index = tirx.bitwise_xor(index, tirx.const(-128, f"int8x{count}"))
     return index
@@ -96,10 +95,6 @@ def _index(x: Any, first: Any, count: int) -> Any:
 
 def _byte(value: int) -> Any:
     return tirx.const(value - 256 if value > 127 else value, f"int8x{BYTES}")
-
-
-def _ramp(start: Any, count: int) -> list[Any]:
-    return [tirx.Ramp(start, tirx.const(1, "int64"), count)]
 
 
 __all__ = ["KIND", "lanes", "lookup", "statement"]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from schedules.cpu.compute.vectors import half_of
 from schedules.cpu.microkernels.base import LOAD_CYCLES, Chunk, Starts, Sums, Unfolded
 from schedules.tvm_adapter import ir, tirx
 from targets.spec import TargetSpec
@@ -75,7 +76,7 @@ class MatrixProduct(Unfolded):
         for index, place in enumerate(chunk.places):
             for v in range(vectors):
                 for half in (0, 1):
-                    weights = _half(self.view(chunk.weights(index, v)), half)
+                    weights = half_of(self.view(chunk.weights(index, v)), half)
                     for pair in range(rows // _ROWS):
                         activations = self._two_rows(chunk, pair, place)
                         at = _place(pair, v, half, vectors)
@@ -169,12 +170,6 @@ def _pairs(vector: Any, half: int) -> Any:
     if isinstance(vector, tirx.Broadcast):
         return vector
     return tirx.Shuffle([vector], [2 * half, 2 * half + 1] * _ROWS)
-
-
-def _half(vector: Any, half: int) -> Any:
-    """The lower or the upper half of a vector."""
-    lanes = int(vector.ty.dtype.lanes) // 2
-    return tirx.Shuffle([vector], list(range(half * lanes, (half + 1) * lanes)))
 
 
 __all__ = ["MatrixBfloat", "MatrixProduct", "bytes_kernel"]

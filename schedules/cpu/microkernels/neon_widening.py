@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from schedules.cpu.compute.neon_integers import intrinsic
 from schedules.cpu.microkernels.base import LOAD_CYCLES, Chunk, Sums, every, splat
 from schedules.cpu.microkernels.neon_dot import Bytes
 from schedules.tvm_adapter import tirx
@@ -70,11 +71,11 @@ class WideningPairs(Bytes):
 
     def multiply(self, activations: Any, weights: Any) -> Any:
         """Products of eight bytes each, in 16 bits."""
-        return _call("int16x8", "smull", activations, weights)
+        return intrinsic("int16x8", "smull", activations, weights)
 
     def add_pairs(self, sums: Any, products: Any) -> Any:
         """Sums, and those of neighbouring products."""
-        return sums + _call("int32x4", "saddlp", products)
+        return sums + intrinsic("int32x4", "saddlp", products)
 
     def _pair(self, chunk: Chunk, row: int, place: int, rows: int) -> Any:
         """Two bytes of a row's vector of activations, in all lanes; 64s behind the last row."""
@@ -87,10 +88,6 @@ class WideningPairs(Bytes):
         else:
             found = splat(tirx.reinterpret(f"int16x{pairs}", vector), place, 4)
         return tirx.reinterpret("int8x8", found)
-
-
-def _call(dtype: str, name: str, *arguments: Any) -> Any:
-    return tirx.call_llvm_pure_intrin(dtype, f"llvm.aarch64.neon.{name}", *arguments)
 
 
 __all__ = ["WideningPairs"]

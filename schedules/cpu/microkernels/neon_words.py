@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from schedules.cpu.compute import modular
+from schedules.cpu.compute.vectors import half_of
 from schedules.cpu.microkernels.base import LOAD_CYCLES, Chunk, Starts, Sums, Unfolded, splat
 from schedules.tvm_adapter import tirx
 from targets.spec import TargetSpec
@@ -49,7 +50,7 @@ class WordsByElement(Unfolded):
     def start(self, sums: Sums, rows: int, vectors: int, first: Starts) -> list[Any]:
         """See `MicroKernel.start`; `first` gives eight lanes."""
         return [
-            sums.set(2 * (r * vectors + v) + half, _half(first(r, v), half))
+            sums.set(2 * (r * vectors + v) + half, half_of(first(r, v), half))
             for r in range(rows)
             for v in range(vectors)
             for half in (0, 1)
@@ -74,8 +75,8 @@ class WordsByElement(Unfolded):
                         tirx.Broadcast(row, 8))  # fmt: skip
                     for half in (0, 1):
                         product = tirx.call_llvm_pure_intrin(
-                            "int32x4", "llvm.aarch64.neon.smull", _half(weights, half),
-                            _half(lane, half),
+                            "int32x4", "llvm.aarch64.neon.smull", half_of(weights, half),
+                            half_of(lane, half),
                         )  # fmt: skip
                         at = 2 * (r * vectors + v) + half
                         body.append(sums.set(at, modular.plus(sums.get(at), product)))
@@ -85,13 +86,6 @@ class WordsByElement(Unfolded):
         """See `MicroKernel.result`."""
         at = 2 * (row * vectors + vector)
         return tirx.Shuffle([sums.get(at), sums.get(at + 1)], list(range(8)))
-
-
-def _half(vector: Any, half: int) -> Any:
-    """The lower or the upper four of eight lanes."""
-    if isinstance(vector, tirx.Broadcast):
-        return tirx.Broadcast(vector.value, 4)
-    return tirx.Shuffle([vector], list(range(4 * half, 4 * half + 4)))
 
 
 __all__ = ["MAX_ROWS", "WordsByElement"]

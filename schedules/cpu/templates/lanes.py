@@ -51,7 +51,8 @@ class Lanes:
     """A block of sums in registers over the whole reduction, activations taken from lanes.
 
     Decisions: ``kernel`` (what multiplies), ``tile`` (as of the direct algorithm), ``unroll``,
-    ``order`` of the loops over blocks, ``pad`` (activations padded once, or strip by strip).
+    ``order`` of the loops over blocks, ``pad`` (activations padded once, or strip by strip),
+    ``shift`` (unsigned activations made signed once, or by each block that loads them).
     """
 
     operators = frozenset({"conv2d", "dense", "batch_matmul"})

@@ -161,15 +161,18 @@ class Winograd:
 
 
 def _fits(workload: Workload) -> bool:
+    return workload.dtypes in DTYPES and is_plain(workload) and int(workload.data[3]) % 4 == 0
+
+
+def is_plain(workload: Workload) -> bool:
+    """Whether a convolution has a window of 3x3 without holes or steps, and enough channels."""
     a = workload.attributes
     return (
         workload.is_static
-        and workload.dtypes in DTYPES
         and tuple(workload.weight[2:]) == (3, 3)
         and prod(a["strides"]) == prod(a["dilation"]) == int(a["groups"]) == 1
         and prod(a.get("input_dilation", (1, 1))) == 1
         and min(int(v) for v in workload.weight[:2]) >= MIN_CHANNELS
-        and int(workload.data[3]) % 4 == 0
     )
 
 

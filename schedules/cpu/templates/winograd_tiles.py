@@ -10,7 +10,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from math import ceil, prod
+from math import ceil
 from typing import Any
 
 from schedules.cpu.annotations import CHOICE
@@ -20,6 +20,7 @@ from schedules.cpu.microkernels.base import MicroKernel
 from schedules.cpu.microkernels.neon_float import FloatByElement
 from schedules.cpu.microkernels.neon_words import MAX_ROWS, WordsByElement
 from schedules.cpu.preparation import KernelTransform
+from schedules.cpu.templates.winograd import is_plain
 from schedules.cpu.tiling import RegisterTile
 from schedules.space import Choice, Decision, Space
 from schedules.workload import SUM_BITS, Extent, Workload
@@ -30,8 +31,6 @@ INTEGERS = {2: "integer-winograd-2x2", 4: "integer-winograd-4x4"}
 MAX_TILES = 12
 #: Chunks of the reduction written out one after the other.
 UNROLLS = (1, 2)
-#: Fewer channels than this do not pay for the transforms.
-MIN_CHANNELS = 16
 #: Cycles of both transforms for a vector of 16 bytes on a core that does one multiply-add of
 #: float32 vectors in a cycle: to factors, and back.
 TRANSFORM_CYCLES = {2: (60.0, 45.0), 4: (240.0, 150.0)}
@@ -204,18 +203,13 @@ def proven(workload: Workload, spec: TargetSpec, weight: Callable[[], Any]) -> W
 
 
 def _fits(workload: Workload, spec: TargetSpec) -> bool:
-    a = workload.attributes
     floats = workload.dtypes in (("float32",) * 3, ("float16", "float16", "float32"))
     integers = workload.dtypes in (("uint8", "int8", "int32"), ("int8", "int8", "int32"))
     return (
         spec.machine == "aarch64"
-        and workload.is_static
         and (floats or (integers and not spec.has("dotprod")))
         and not workload.weight_encoding
-        and tuple(workload.weight[2:]) == (3, 3)
-        and prod(a["strides"]) == prod(a["dilation"]) == int(a["groups"]) == 1
-        and prod(a.get("input_dilation", (1, 1))) == 1
-        and min(int(v) for v in workload.weight[:2]) >= MIN_CHANNELS
+        and is_plain(workload)
         and int(workload.data[3]) % (4 if floats else 8) == 0
     )
 
