@@ -19,7 +19,9 @@ def remark(bundle: Bundle) -> str:
     return stage.detail
 
 
-@pytest.mark.parametrize("target", ["x86", "x86/generic-avx2"])
+@pytest.mark.parametrize(
+    "target", [pytest.param("x86", marks=pytest.mark.slow), "x86/generic-avx2"]
+)
 def test_a_bundle_on_bfloat16(
     model: nn.Module, image: torch.Tensor, bundle: Bundle, target: str, tmp_path: Path
 ) -> None:

@@ -61,8 +61,7 @@ def _scope() -> dict[str, object]:
     "recipe",
     [
         "int8",
-        "ternary",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("w4a8", "binary")),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("ternary", "w4a8", "binary")),
     ],
 )
 def test_a_bundle_has_the_bits_of_the_trained_model(recipe: str) -> None:

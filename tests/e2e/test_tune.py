@@ -248,9 +248,15 @@ def test_from_the_shell(
     assert run_cli(["inspect", "net.tw", "--kernels"]) == 0
     assert "same CPU" in capsys.readouterr().out
 
-    # Everything there is was measured, or counts as measured.
+
+@pytest.mark.slow
+def test_what_was_measured_is_not_measured_again(
+    model_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tune = ["tune", f"{model_file}:make", "-i", "1x3x8x8", "--records", str(tmp_path / "records")]
+    assert run_cli([*tune, "--trials", "2"]) == 0
     capsys.readouterr()
-    assert run_cli(["tune", *net, "--records", "my records", "--trials", "1"]) == 0
+    assert run_cli([*tune, "--trials", "1"]) == 0
     out, err = capsys.readouterr()
     for part in ("conv2d", "trials of earlier runs were not measured again", "use it: tilewright"):
         assert part in out

@@ -33,6 +33,7 @@ from schedules.vta.layers import Conv2d, MaxPool2d, Sum
 from schedules.vta.reference import reference_run
 from targets import get_target
 from targets.vta import VtaConfig
+from tests.support.examples import some_of
 
 HOST = get_target("arm/armv7")
 #: A processor that would take ages, so that whatever VTA can compute is on it.
@@ -196,7 +197,7 @@ def test_sums_alone_are_layers() -> None:
     assert any(isinstance(unit.layer, Sum) or len(unit.sites) > 2 for unit in units)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=some_of(40, 15), deadline=None)
 @given(st.integers(0, 10_000))
 def test_placement_is_the_least_of_all(seed: int) -> None:
     rng = np.random.default_rng(seed)

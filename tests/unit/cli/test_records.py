@@ -11,17 +11,20 @@ from typing import Any
 import pytest
 
 from compiler.cli.app import run_cli
-from schedules.records import Record, RecordStore
+from schedules.records import Record, RecordStore, selector
 from tests.unit.records.samples import conv, dense, record
 
 SLOW, FAST, OTHER = record(ns=30_000.0), record(ns=20_000.0), record(dense(), ns=5_000.0)
+SHIPPED = record(ns=10_000.0)
 COMMANDS = ("list", "show", "verify", "merge", "prune", "export")
 
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RecordStore:
-    """The user's store, with three records."""
+    """The user's store, with three records; one more comes with the release."""
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(selector, "_SHIPPED", tmp_path / "shipped")  # all of them take seconds
+    RecordStore(tmp_path / "shipped/family").add(SHIPPED)
     found = RecordStore(tmp_path / "home/tilewright/records")
     for one in (SLOW, FAST, OTHER):
         found.add(one)
@@ -48,7 +51,9 @@ def answer(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -
 
 
 def test_list(store: RecordStore, capsys: pytest.CaptureFixture[str]) -> None:
-    rows = mine(answer(capsys, "list"))
+    document = answer(capsys, "list")
+    assert [r["id"] for r in document if r["origin"] == "shipped"] == [SHIPPED.id]
+    rows = mine(document)
     assert [row["id"] for row in rows] == [FAST.id, SLOW.id, OTHER.id]
     assert rows[0]["median_ns"] == 20_000.0
     assert rows[0]["share_of_default"] == 0.1

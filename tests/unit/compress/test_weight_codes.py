@@ -15,6 +15,7 @@ from compiler.compress.weight_codes import best_scales, decode, encode, k_means,
 from schedules.cpu.compute.encoded import pack_codes
 from schedules.encodings import PACKINGS, Encoding
 from tests.support.codes import unpack_codes
+from tests.support.examples import some_of
 
 RNG = np.random.default_rng(0)
 PLAN = WeightPlan("w", "int8", "channel", 1, (), "mse")
@@ -104,7 +105,7 @@ def test_codebooks_hold_what_is_often_there():
 
 
 @given(st.lists(st.floats(-100, 100, width=32), min_size=1, max_size=40), st.integers(1, 16))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=some_of(40, 15), deadline=None)
 def test_the_nearest_entry_is_the_nearest(numbers, count):
     values = np.asarray(numbers, np.float32)
     book = k_means(values, count)
@@ -137,7 +138,7 @@ def test_what_cannot_be_stored_is_refused(real, plan, match):
 
 
 @given(st.data())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=some_of(30, 15), deadline=None)
 def test_packed_codes_come_back(data):
     name = data.draw(st.sampled_from([n for n, p in PACKINGS.items() if p is not None]))
     packing = PACKINGS[name]

@@ -164,19 +164,22 @@ def test_the_c_example(deployment: Path, bundle: Bundle, tmp_path: Path):
     np.testing.assert_allclose(found, wanted, rtol=1e-4)
 
 
-def test_the_runner_is_reproducible_and_small(monkeypatch, tmp_path: Path):
+def test_the_runner_is_small(deployment: Path):
+    files = (deployment / "run", deployment / "lib/libtilewright.so")
+    assert sum(file.stat().st_size for file in files) < 200_000
+
+
+@pytest.mark.slow
+def test_the_runner_is_reproducible(monkeypatch, tmp_path: Path):
     machine = os.uname().machine
     libraries = runtime_libraries(machine)
     first = build_runner(machine, libraries)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     second = build_runner(machine, libraries)
     assert first != second
-    sizes = 0
     for name in ("run", "libtilewright.so"):
         a, b = (first / name).read_bytes(), (second / name).read_bytes()
         assert hashlib.sha256(a).hexdigest() == hashlib.sha256(b).hexdigest()
-        sizes += len(a)
-    assert sizes < 200_000
 
 
 def test_tvm_measures_over_the_runners_rpc(deployment: Path, bundle: Bundle, tmp_path: Path):

@@ -10,9 +10,12 @@ from hypothesis import strategies as st
 
 from compiler.errors import BundleError
 from compiler.package import Bundle, read_bundle
+from tests.support.examples import some_of
 
 _settings = settings(
-    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=some_of(200, 60),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 
 

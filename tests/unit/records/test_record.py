@@ -30,6 +30,7 @@ from schedules.records import (
 from schedules.records.strict import MAX_BYTES, canonical
 from schedules.workload import Workload
 from targets import get_target
+from tests.support.examples import some_of
 from tests.unit.records.samples import VERSIONS, conv, provenance, record
 
 
@@ -107,7 +108,7 @@ JSON_VALUES = st.recursive(
 NAMES = st.from_regex(r"[a-z][a-z0-9_]{0,10}", fullmatch=True)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=some_of(60, 30), deadline=None)
 @given(
     choice=st.dictionaries(NAMES, JSON_VALUES, max_size=6),
     attributes=st.dictionaries(NAMES, JSON_VALUES, max_size=4),
@@ -138,7 +139,7 @@ def test_every_record_has_one_form(
     assert canonical(json.loads(data)) == data
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=some_of(300, 100), deadline=None)
 @given(st.data())
 def test_no_damage_raises_anything_else(data: st.DataObject) -> None:
     """Bytes changed, cut out or put in, anywhere: a `RecordError`, or a record of its own."""

@@ -12,6 +12,7 @@ from schedules.cpu import templates
 from schedules.cpu.compute.winograd import INPUT, KERNEL_TRANSFORM, OUTPUT
 from schedules.workload import Workload
 from targets import get_target
+from tests.support.examples import some_of
 
 F32 = ("float32", "float32", "float32")
 BF16 = ("bfloat16", "bfloat16", "float32")
@@ -64,7 +65,7 @@ def test_random_choices_of_a_space_are_accepted_or_said_to_be_none(target):
     generator = random.Random(0)
     for workload in WORKLOADS:
         for space in templates.spaces(workload, spec):
-            for _ in range(20):
+            for _ in range(some_of(20, 5)):
                 choice = {"algorithm": space.algorithm}
                 choice |= {d.name: generator.choice(d.options) for d in space.decisions}
                 assert templates.refusal(workload, choice, spec) is None

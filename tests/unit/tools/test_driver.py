@@ -87,29 +87,28 @@ def test_every_failure_is_listed_and_the_others_go_on(tmp_path: Path) -> None:
     assert slow.ratio.count == 6
 
 
-def test_without_ours_there_are_times_but_no_ratios(tmp_path: Path) -> None:
-    contenders = [_contender(OURS, "Unprepared"), _contender("torch", "Good")]
-    result = run_net(
-        "tiny", contenders, _settings(2), workdir=tmp_path, say=_quiet, builder=BUILDER
-    )
-    peer = result.contenders[1]
-    assert peer.latency_ms is not None
-    assert peer.ratio is None
-
-
-def test_no_exporter_fails_only_those_who_need_it(
+def test_what_is_missing_fails_only_those_who_need_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Without ours there are times but no ratios; without an exporter some have neither."""
+
     def refuse(name: str) -> Path:
         raise ContenderError(f"packages of {name}.txt cannot be installed: no network")
 
     monkeypatch.setattr(driver.environments, "ensure", refuse)
-    contenders = [_contender(OURS, "Good"), _contender("ort", "Slow", needs_onnx=True)]
+    contenders = [
+        _contender(OURS, "Unprepared"),
+        _contender("torch", "Good"),
+        _contender("ort", "Slow", needs_onnx=True),
+    ]
     result = run_net(
         "tiny", contenders, _settings(2), workdir=tmp_path, say=_quiet, builder=BUILDER
     )
-    assert result.contenders[0].status == "measured"
-    assert result.contenders[1].error.startswith("ONNX export: packages of export.txt cannot be")
+    _, peer, other = result.contenders
+    assert peer.status == "measured"
+    assert peer.latency_ms is not None
+    assert peer.ratio is None
+    assert other.error.startswith("ONNX export: packages of export.txt cannot be")
 
 
 def test_a_network_that_cannot_be_built(tmp_path: Path) -> None:

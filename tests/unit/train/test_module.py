@@ -77,14 +77,13 @@ def _reference(qat: FakeQuantized, x: torch.Tensor) -> np.ndarray:
     return reference_outputs(imported, get_target("x86"), plan, [x.numpy()])[0]
 
 
+#: What the fast tests take: one for each way that weights are rounded.
+FORMS = ["int8", "ternary", "binary", Quantize(weights="int8/tensor", power_of_two=True)]
 RECIPES = [
-    "int8",
-    "w4a8",
-    "ternary",
-    "binary",
-    Quantize(weights="int8/tensor", power_of_two=True),
-    Quantize(equalize=True),
+    *FORMS,
+    *(pytest.param(r, marks=pytest.mark.slow) for r in ("w4a8", Quantize(equalize=True))),
 ]
+FEWER = ["int8", *(pytest.param(recipe, marks=pytest.mark.slow) for recipe in FORMS[1:])]
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=str)
@@ -101,7 +100,7 @@ def test_inference_is_the_reference_bit_for_bit(model: nn.Module, recipe: Any) -
     assert np.array_equal(qat(x).numpy(), _reference(qat, x))
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=str)
+@pytest.mark.parametrize("recipe", FEWER, ids=str)
 def test_training_computes_what_inference_does(model: nn.Module, recipe: Any) -> None:
     qat = _prepare(model, recipe)
     qat.freeze_norms()
@@ -116,7 +115,12 @@ def test_training_computes_what_inference_does(model: nn.Module, recipe: Any) ->
 
 
 @pytest.mark.parametrize(
-    "recipe", ["int8-dynamic", "int4-weights", "codebook-weights", "float16-weights"]
+    "recipe",
+    [
+        "int8-dynamic",
+        "codebook-weights",
+        *(pytest.param(r, marks=pytest.mark.slow) for r in ("int4-weights", "float16-weights")),
+    ],
 )
 def test_compressed_weights_of_float_arithmetic(recipe: str) -> None:
     torch.manual_seed(0)

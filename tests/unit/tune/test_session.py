@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -324,11 +323,10 @@ def test_batches_that_bring_nothing_end_a_task(tmp_path: Path) -> None:
 
 def test_the_time_limit_holds(tmp_path: Path) -> None:
     measurer = FakeMeasurer(seconds=0.01)
-    began = time.perf_counter()
     result = run(tmp_path, measurer, dense(), dense(128), options=Tune(None, minutes=0.01))
     assert "minutes are used" in result.stop
-    assert result.trials > 4
-    assert time.perf_counter() - began < 20  # a limit of 0.6 s; never without end
+    # Sixty candidates of 0.01 s fill the 0.6 s, and what was begun is finished.
+    assert 4 < result.trials < 200
 
 
 def test_tasks_are_chosen_by_pattern(tmp_path: Path) -> None:

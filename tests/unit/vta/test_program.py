@@ -16,6 +16,7 @@ from targets import TargetError
 from targets.vta import Buffer, Program, VtaConfig, read_program, write_program
 from targets.vta.listing import format_program, parse_listing
 from targets.vta.program import VERSION, ProgramError, parse_program, program_bytes
+from tests.support.examples import some_of
 from tests.unit.vta.golden import cases
 
 SMALL = next(c for c in cases("programs") if c.name == "01-gemm-single").program
@@ -52,7 +53,7 @@ def test_truncated(length: int) -> None:
     assert caught.value.hint
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=some_of(200, 50), deadline=None)
 @given(st.integers(0, len(DATA) - 1), st.integers(1, 255))
 def test_a_changed_byte_is_noticed(at: int, change: int) -> None:
     data = bytearray(DATA)

@@ -29,6 +29,7 @@ from targets.vta import (
 from targets.vta.datapath import Datapath
 from targets.vta.isa import Uop
 from targets.vta.memories import integer, interpret
+from tests.support.examples import some_of
 from tools.vta_resnet18 import Conv, program
 
 CONFIGS = (
@@ -119,7 +120,7 @@ def compute(draw: st.DrawFn) -> Instruction:
     return Alu(op=op, use_imm=use_imm, imm=imm if use_imm else 0, **window)  # type: ignore[arg-type]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=some_of(300, 60), deadline=None)
 @given(st.sampled_from(CONFIGS), uop_lists, st.lists(compute(), min_size=1, max_size=5),
        st.integers(0, 1 << 30))  # fmt: skip
 def test_datapath_does_what_the_instructions_mean(
@@ -140,7 +141,7 @@ def test_datapath_does_what_the_instructions_mean(
     np.testing.assert_array_equal(data.out, expected.out)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=some_of(100, 30), deadline=None)
 @given(st.sampled_from(CONFIGS), uop_lists, st.lists(windows(), min_size=1, max_size=4),
        st.integers(0, 1 << 30), st.data())  # fmt: skip
 def test_random_legal_programs(
@@ -174,7 +175,7 @@ def test_random_legal_programs(
     np.testing.assert_array_equal(made.dram, expected)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=some_of(60, 30), deadline=None)
 @given(
     memory=st.sampled_from([Memory.INP, Memory.WGT, Memory.ACC, Memory.UOP]),
     y=st.integers(1, 4), x=st.integers(1, 5), stride=st.integers(0, 9),

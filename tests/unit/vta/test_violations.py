@@ -27,6 +27,7 @@ from targets.vta import (
 )
 from targets.vta.isa import Stage, Uop
 from targets.vta.violations import KINDS, Violation
+from tests.support.examples import some_of
 from tests.unit.vta.golden import cases
 
 CONFIG = VtaConfig()
@@ -198,7 +199,7 @@ def test_without_checks_what_cannot_be_done_is_an_error(code: tuple[Instruction,
     assert run(*code)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=some_of(150, 40), deadline=None)
 @given(st.data())
 def test_any_bytes_end_in_a_list_of_violations(data: st.DataObject) -> None:
     """Golden programs with changed bits: never an exception, and never without an end."""

@@ -30,9 +30,20 @@ def start_cluster(workers):
 
 
 @pytest.fixture(scope="module")
-def cluster():
-    with start_cluster(1) as started:
-        yield started
+def clusters():
+    """Those that were started, the last one last."""
+    started = []
+    yield started
+    for one in started:
+        one.close()
+
+
+@pytest.fixture
+def cluster(clusters):
+    """One that runs: the last one, unless a test has closed it."""
+    if not clusters or clusters[-1].status is not distributed.Status.running:
+        clusters.append(start_cluster(1))
+    return clusters[-1]
 
 
 def make(cluster, **options):
@@ -70,23 +81,19 @@ def test_a_worker_with_another_version_is_refused(cluster, monkeypatch):
     assert f"has tilewright {ours['tilewright']}" in str(caught.value)
 
 
-def test_a_cluster_that_goes_away():
+def test_a_cluster_that_goes_away(cluster):
     """What was not built counts as cancelled, and the next batch raises."""
-    cluster = start_cluster(1)
-    try:
-        with closing(make(cluster)) as measurer:
-            (right,) = measure(measurer, RIGHT)
-            assert isinstance(right, Measured)
-            timer = threading.Timer(1.0, cluster.close)
-            timer.start()
-            (lost,) = measure(measurer, {"do": "hang the build"})
-            timer.join()
-            assert isinstance(lost, Failed)
-            assert lost.kind == "cancelled"
-            with pytest.raises(CompileError, match="has gone"):
-                measure(measurer, RIGHT)
-    finally:
-        cluster.close()
+    with closing(make(cluster)) as measurer:
+        (right,) = measure(measurer, RIGHT)
+        assert isinstance(right, Measured)
+        timer = threading.Timer(1.0, cluster.close)
+        timer.start()
+        (lost,) = measure(measurer, {"do": "hang the build"})
+        timer.join()
+        assert isinstance(lost, Failed)
+        assert lost.kind == "cancelled"
+        with pytest.raises(CompileError, match="has gone"):
+            measure(measurer, RIGHT)
 
 
 def test_no_scheduler(monkeypatch):

@@ -115,7 +115,7 @@ def test_candidates_are_checked_and_timed(measurer):
     for outcome in (right, packed):
         assert isinstance(outcome, Measured), outcome
         assert len(outcome.samples_ns) >= 5
-        assert all(0 < sample < 1e9 for sample in outcome.samples_ns)
+        assert all(sample > 0 for sample in outcome.samples_ns)
     assert isinstance(wrong, Rejected)
     assert "off by" in wrong.reason
     assert isinstance(refuse, Failed)
@@ -130,7 +130,7 @@ def test_the_device_tells_its_processor(measurer):
     assert measurer.cpu.features == Cpu.here().features
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "bfloat16"])
+@pytest.mark.parametrize("dtype", [pytest.param("uint8", marks=pytest.mark.slow), "bfloat16"])
 def test_dtypes(measurer, dtype):
     right, wrong = measure(measurer, RIGHT, {"do": "wrong"}, task=Task(dtype=dtype))
     assert isinstance(right, Measured), right
