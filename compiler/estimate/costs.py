@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 import shutil
 import subprocess
@@ -13,8 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from compiler.errors import EmulationError
+from compiler.estimate.chains import carried_cycles
 from compiler.estimate.counting import Block
 from compiler.estimate.issue import IN_ORDER, issue_cycles
+from compiler.estimate.models import mended
 from compiler.estimate.traces import traces
 from targets.spec import TargetSpec
 
@@ -127,28 +128,39 @@ def cost_model(spec: TargetSpec) -> CostModel:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What code takes.
+
+    Attributes:
+        cycles: In the pipelines, as llvm-mca runs it.
+        bound: That it could not go below in any order: its busiest units, and letting it in.
+    """
+
+    cycles: float
+    bound: float
+
+
 class BlockCosts:
     """Cycles of code, each piece asked of llvm-mca once. Threads may share it.
 
     Args:
         model: The program.
-
-    Attributes:
-        width: Instructions that the processor takes in a cycle; infinite where the cycles of code
-            have what it takes to let the instructions in.
-
-    Raises:
-        EmulationError: llvm-mca fails.
     """
 
     def __init__(self, model: CostModel) -> None:
         self.model = model
-        self.width = math.inf if model.in_order else _dispatch_width(model)
-        self._known: dict[bytes, float] = dict(_STRINGS) if model.is_x86 else {}
+        self._known: dict[bytes, Cost] = {}
+        if model.is_x86:
+            self._known = {code: Cost(each, each) for code, each in _STRINGS.items()}
         self._lock = threading.Lock()
 
     def totals(self, blocks: Sequence[Block]) -> list[float]:
-        """Cycles of all runs of each block, in order.
+        """Cycles in the pipelines of all runs of each block; see `costs`."""
+        return [cost.cycles for cost in self.costs(blocks)]
+
+    def costs(self, blocks: Sequence[Block]) -> list[Cost]:
+        """What all runs of each block take, in order.
 
         Blocks that run one after the other are estimated together.
 
@@ -158,24 +170,30 @@ class BlockCosts:
         Raises:
             EmulationError: llvm-mca fails.
         """
-        found = traces(blocks)
+        found = traces(blocks, jumps=self.model.is_x86)
         thumb = _thumb_pages(blocks) if self.model.family == "arm" else frozenset()
         asked = [t for t in found if blocks[t.blocks[0]].address // _PAGE not in thumb]
         costs = self._costs([(trace.code, trace.count * trace.instructions) for trace in asked])
         weight = sum(t.count * t.instructions for t in asked if t.code in costs)
-        known = sum(t.count * costs[t.code] for t in asked if t.code in costs)
         if found and not weight:
             raise EmulationError("llvm-mca knows none of the code", where=str(self.model))
-        rate = known / weight if weight else 0.0
-        result = [0.0] * len(blocks)
+        known = [(t.count, costs[t.code]) for t in asked if t.code in costs]
+        mean = Cost(
+            sum(count * cost.cycles for count, cost in known) / max(1, weight),
+            sum(count * cost.bound for count, cost in known) / max(1, weight),
+        )
+        cycles, bounds = [0.0] * len(blocks), [0.0] * len(blocks)
         for trace in found:
-            cost = costs.get(trace.code)
-            each = rate if cost is None else cost / max(1, trace.instructions)
+            cost, size = costs.get(trace.code), max(1, trace.instructions)
+            if cost is None:
+                cost, size = mean, 1
             for i in trace.blocks:
-                result[i] += trace.count * blocks[i].instructions * each
-        return result
+                share = trace.count * blocks[i].instructions / size
+                cycles[i] += share * cost.cycles
+                bounds[i] += share * cost.bound
+        return [Cost(*pair) for pair in zip(cycles, bounds, strict=True)]
 
-    def _costs(self, work: Sequence[tuple[bytes, int]]) -> dict[bytes, float]:
+    def _costs(self, work: Sequence[tuple[bytes, int]]) -> dict[bytes, Cost]:
         """Costs of the pieces of code that together make up nearly all work."""
         weights: dict[bytes, int] = {}
         for code, weight in work:
@@ -209,27 +227,59 @@ def _thumb_pages(blocks: Sequence[Block]) -> frozenset[int]:
     )
 
 
-def _analyze(codes: Sequence[bytes], model: CostModel) -> dict[bytes, float]:
-    """Cycles of one run of each piece of code among many, one after the other."""
-    text = []
+def _analyze(codes: Sequence[bytes], model: CostModel) -> dict[bytes, Cost]:
+    """What one run of each piece of code takes among many, one after the other."""
     disassembled = _disassemble(codes, model)
-    for i, lines in enumerate(disassembled):
+    asked = [mended(lines, model.processor) for lines in disassembled]
+    found = {}
+    for code, lines, cost in zip(codes, disassembled, _costs_of(asked, model), strict=True):
+        if cost is not None:
+            least = _least_cycles(lines, model)
+            found[code] = Cost(max(least, cost.cycles), cost.bound)
+    return found
+
+
+def cycles_of_lines(pieces: Sequence[Sequence[str]], model: CostModel) -> list[float | None]:
+    """Cycles that llvm-mca says one run of each piece of assembly takes among many.
+
+    Args:
+        pieces: Instructions, as `llvm-mc` prints them.
+        model: The program.
+
+    Returns:
+        None for a piece with an instruction that the model does not know.
+
+    Raises:
+        EmulationError: llvm-mca fails.
+    """
+    return [None if cost is None else cost.cycles for cost in _costs_of(pieces, model)]
+
+
+def _costs_of(pieces: Sequence[Sequence[str]], model: CostModel) -> list[Cost | None]:
+    text = []
+    for i, lines in enumerate(pieces):
         text += [f"# LLVM-MCA-BEGIN b{i}", *lines, f"# LLVM-MCA-END b{i}"]
-    assembly = "\n".join(text) + "\n"
-    lengths = [len(lines) for lines in disassembled]
-    few, many = (_total_cycles(assembly, n, lengths, model) for n in (_FEW, _MANY))
-    least = [issue_cycles(lines) if model.in_order else 0.0 for lines in disassembled]
-    return {
-        code: max(least[i], (many[i] - few[i]) / (_MANY - _FEW))
-        for i, code in enumerate(codes)
+    assembly, lengths = "\n".join(text) + "\n", [len(lines) for lines in pieces]
+    few, many = (_run_regions(assembly, n, lengths, model) for n in (_FEW, _MANY))
+    return [
+        Cost(max(0.0, (many[i].cycles - few[i].cycles) / (_MANY - _FEW)), many[i].bound)
         if i in few and i in many
-    }
+        else None
+        for i in range(len(pieces))
+    ]
 
 
-def _total_cycles(
+def _least_cycles(lines: Sequence[str], model: CostModel) -> float:
+    """Cycles of one run that llvm-mca does not see."""
+    if model.in_order:
+        return issue_cycles(lines)
+    return carried_cycles(lines) if model.is_x86 else 0.0
+
+
+def _run_regions(
     assembly: str, iterations: int, lengths: Sequence[int], model: CostModel
-) -> dict[int, float]:
-    """Cycles of so many iterations of each region, by its number.
+) -> dict[int, Cost]:
+    """Cycles of so many iterations of each region, by its number, and the bound of one.
 
     Regions with instructions that the model does not know are left out: their cycles would be
     too few.
@@ -238,21 +288,10 @@ def _total_cycles(
     try:
         views = {int(region["Name"][1:]): region["SummaryView"] for region in regions}
         return {
-            number: float(view["TotalCycles"])
+            number: Cost(float(view["TotalCycles"]), float(view["BlockRThroughput"]))
             for number, view in views.items()
             if int(view["Instructions"]) >= iterations * lengths[number]
         }
-    except (ValueError, KeyError, IndexError, TypeError) as error:
-        raise _unclear(error, model) from error
-
-
-def _dispatch_width(model: CostModel) -> float:
-    """Instructions that the model of a processor takes in a cycle."""
-    # Models of 32-bit ARM need not know nop.
-    any_one = "add r0, r0, r0" if model.family == "arm" else "nop"
-    region = f"# LLVM-MCA-BEGIN b0\n{any_one}\n# LLVM-MCA-END b0\n"
-    try:
-        return max(1.0, float(_simulate(region, 1, model)[0]["SummaryView"]["DispatchWidth"]))
     except (ValueError, KeyError, IndexError, TypeError) as error:
         raise _unclear(error, model) from error
 
@@ -317,4 +356,4 @@ def _run(command: list[str], text: str, *, partial: bool = False) -> str:
     return done.stdout
 
 
-__all__ = ["COVERED", "BlockCosts", "CostModel", "cost_model"]
+__all__ = ["COVERED", "BlockCosts", "Cost", "CostModel", "cost_model", "cycles_of_lines"]

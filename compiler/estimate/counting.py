@@ -57,6 +57,7 @@ class Block:
         accesses: To memory, in pieces of 8 bytes, all runs together; 0 if no caches were simulated.
         misses: Of each level, the nearest first; empty if no caches were simulated.
         ahead: Those of them that a prefetcher would have seen coming.
+        stored: Those of them that were written to.
     """
 
     address: int
@@ -66,6 +67,7 @@ class Block:
     accesses: int = 0
     misses: tuple[int, ...] = ()
     ahead: tuple[int, ...] = ()
+    stored: tuple[int, ...] = ()
 
 
 def emulator(spec: TargetSpec) -> list[str]:
@@ -251,7 +253,7 @@ def read_blocks(text: str) -> tuple[Block, ...]:
         accesses, *missed = map(int, rest or ["0"])
         blocks.append(
             Block(int(address, 16), int(instructions), int(count), bytes.fromhex(code), accesses,
-                  tuple(missed[0::2]), tuple(missed[1::2]))
+                  tuple(missed[0::3]), tuple(missed[1::3]), tuple(missed[2::3]))
         )  # fmt: skip
     return tuple(blocks)
 
@@ -273,6 +275,7 @@ def _read(text: str, first: int, end: int) -> tuple[Block, ...]:
                 accesses=known.accesses + block.accesses,
                 misses=tuple(map(add, known.misses, block.misses)),
                 ahead=tuple(map(add, known.ahead, block.ahead)),
+                stored=tuple(map(add, known.stored, block.stored)),
             )
         )
     return tuple(found[key] for key in sorted(found))

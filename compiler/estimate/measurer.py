@@ -106,13 +106,15 @@ def estimate_blocks(
     Raises:
         EmulationError: llvm-mca fails.
     """
-    core = sum(costs.totals(blocks))
+    found = costs.costs(blocks)
+    core = sum(cost.cycles for cost in found)
+    bound = sum(cost.bound for cost in found)
     instructions = sum(block.count * block.instructions for block in blocks)
     traffic = Traffic.of(blocks)
     stalls = stall_cycles(traffic, processor)
     return KernelEstimate(
         instructions, core, traffic, stalls,
-        combined_cycles(core, instructions, costs.width, stalls),
+        combined_cycles(core, bound, stalls, in_order=costs.model.in_order),
     )  # fmt: skip
 
 

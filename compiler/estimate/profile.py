@@ -13,7 +13,12 @@ from compiler.deploy.folder import write_deployment
 from compiler.errors import EmulationError
 from compiler.estimate.costs import BlockCosts, cost_model
 from compiler.estimate.counting import Block, count_blocks
-from compiler.estimate.memory import Traffic, combined_cycles, stall_cycles
+from compiler.estimate.memory import (
+    Traffic,
+    combined_cycles,
+    memory_bytes_per_cycle,
+    stall_cycles,
+)
 from compiler.package import Bundle
 from compiler.stages import KernelInfo
 from targets.spec import TargetSpec
@@ -82,6 +87,52 @@ class ModelCost:
         return 1e3 * self.cycles / self.clock_hz
 
 
+@dataclass(frozen=True, slots=True)
+class ModelCounts:
+    """What ran in one inference.
+
+    Attributes:
+        blocks: Of the model's own code, by address.
+        symbols: Address and kernel of every function, by address.
+    """
+
+    blocks: tuple[Block, ...]
+    symbols: tuple[tuple[int, str], ...]
+
+
+def count_model(
+    bundle: Bundle, *, wheels: Path | None = None, processor: TargetSpec | None = None
+) -> ModelCounts:
+    """Run one inference in emulation, on its golden inputs and one thread, and count.
+
+    Arguments and errors as those of `estimate_model`.
+    """
+    spec = bundle.target
+    with tempfile.TemporaryDirectory(prefix="tilewright-estimate-") as work:
+        folder = write_deployment(bundle, Path(work) / "model", wheels=wheels).path
+        blocks = count_blocks(folder, spec, processor or spec)
+        return ModelCounts(blocks, _symbols(folder / "module.so"))
+
+
+def estimate_counts(
+    bundle: Bundle, counts: ModelCounts, *, processor: TargetSpec | None = None
+) -> ModelCost:
+    """Estimate the cycles of an inference that was counted.
+
+    Args:
+        bundle: The model.
+        counts: What ran of it.
+        processor: As in `count_model`, and the same.
+
+    Raises:
+        EmulationError: llvm-mca is missing or fails.
+    """
+    modelled = processor or bundle.target
+    costs = BlockCosts(cost_model(modelled))
+    kernels = _kernels(counts.blocks, counts.symbols, costs, bundle.kernels, modelled)
+    return ModelCost(bundle.target.name, str(costs.model), modelled.clock_hz, kernels)
+
+
 def estimate_model(
     bundle: Bundle, *, wheels: Path | None = None, processor: TargetSpec | None = None
 ) -> ModelCost:
@@ -102,15 +153,9 @@ def estimate_model(
         DeployError: There is no runtime for the machine.
         FileError: There is no room.
     """
-    spec = bundle.target
-    modelled = processor or spec
-    model = cost_model(modelled)
-    with tempfile.TemporaryDirectory(prefix="tilewright-estimate-") as work:
-        folder = write_deployment(bundle, Path(work) / "model", wheels=wheels).path
-        blocks = count_blocks(folder, spec, modelled)
-        symbols = _symbols(folder / "module.so")
-    kernels = _kernels(blocks, symbols, BlockCosts(model), bundle.kernels, modelled)
-    return ModelCost(spec.name, str(model), modelled.clock_hz, kernels)
+    cost_model(processor or bundle.target)  # before the work, whether there is one
+    counts = count_model(bundle, wheels=wheels, processor=processor)
+    return estimate_counts(bundle, counts, processor=processor)
 
 
 def _kernels(
@@ -124,12 +169,14 @@ def _kernels(
     starts = [address for address, _ in symbols]
     parts: dict[str, list[Block]] = defaultdict(list)
     core: dict[str, float] = defaultdict(float)
-    for block, taken in zip(blocks, costs.totals(blocks), strict=True):
+    bound: dict[str, float] = defaultdict(float)
+    for block, taken in zip(blocks, costs.costs(blocks), strict=True):
         # The body of a parallel loop has no symbol; it lies behind the function that starts it.
         at = bisect.bisect_right(starts, block.address) - 1
         name = symbols[at][1] if at >= 0 and symbols[at][1] in known else "(other)"
         parts[name].append(block)
-        core[name] += taken
+        core[name] += taken.cycles
+        bound[name] += taken.bound
     result = []
     for name, ran in parts.items():
         info = known.get(name)
@@ -145,7 +192,10 @@ def _kernels(
                 instructions=count,
                 core_cycles=core[name],
                 memory_cycles=memory,
-                cycles=max(combined_cycles(core[name], count, costs.width, stalls), memory),
+                cycles=max(
+                    combined_cycles(core[name], bound[name], stalls, in_order=costs.model.in_order),
+                    memory,
+                ),
                 flops=info.flops * info.calls if info is not None else 0.0,
                 stall_cycles=stalls,
                 misses=traffic.misses,
@@ -162,7 +212,7 @@ def memory_rates(spec: TargetSpec) -> dict[str, float]:
     """
     levels = sorted(spec.caches, key=lambda cache: cache.level)
     rates = {f"L{c.level}": rate for c, rate in zip(levels, (16.0, 8.0, 4.0), strict=False)}
-    return {**rates, "memory": min(4.0, spec.memory_bandwidth_bytes_per_s / spec.clock_hz)}
+    return {**rates, "memory": memory_bytes_per_cycle(spec)}
 
 
 def _memory_cycles(info: KernelInfo, spec: TargetSpec) -> float:
@@ -195,4 +245,12 @@ def _symbols(library: Path) -> tuple[tuple[int, str], ...]:
     return tuple(sorted(found))
 
 
-__all__ = ["KernelCost", "ModelCost", "estimate_model", "memory_rates"]
+__all__ = [
+    "KernelCost",
+    "ModelCost",
+    "ModelCounts",
+    "count_model",
+    "estimate_counts",
+    "estimate_model",
+    "memory_rates",
+]

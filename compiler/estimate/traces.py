@@ -7,7 +7,7 @@ is estimated block by block would count latencies twice that overlap.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from compiler.estimate.counting import Block
@@ -38,11 +38,13 @@ class Trace:
     instructions: int
 
 
-def traces(blocks: Sequence[Block]) -> list[Trace]:
+def traces(blocks: Sequence[Block], *, jumps: bool = False) -> list[Trace]:
     """Blocks as traces; every run of every block is in one of them.
 
     Args:
         blocks: With the addresses that they ran at.
+        jumps: Whether they are x86's, whose jumps to other blocks are followed where what lies
+            behind does not run as often.
     """
     starts: dict[int, int] = {}
     for i, block in enumerate(blocks):
@@ -50,6 +52,8 @@ def traces(blocks: Sequence[Block]) -> list[Trace]:
         if known is None or blocks[known].count < block.count:
             starts[block.address] = i
     follows = [_next(block, starts) for block in blocks]
+    if jumps:
+        follows = [_followed(i, blocks, follows[i], starts) for i in range(len(blocks))]
     left = [block.count for block in blocks]
     before: dict[int, list[int]] = {}
     for i, following in enumerate(follows):
@@ -82,10 +86,7 @@ def _from(
         count = min(count, left[following])
     for i in chain:
         left[i] -= count
-    parts = [
-        blocks[one].code[: blocks[other].address - blocks[one].address]
-        for one, other in itertools.pairwise(chain)
-    ]
+    parts = [_until(blocks[one], blocks[other]) for one, other in itertools.pairwise(chain)]
     yield Trace(tuple(chain), count, b"".join([*parts, blocks[chain[-1]].code]), size)
 
 
@@ -97,6 +98,36 @@ def _next(block: Block, starts: dict[int, int]) -> int | None:
         cuts = (starts.get(end - i) for i in range(1, min(_CUT, len(block.code) - 1) + 1))
         found = next((place for place in cuts if place is not None), None)
     return found
+
+
+def _until(block: Block, other: Block) -> bytes:
+    """A block's code without an instruction that belongs to the next one."""
+    size = other.address - block.address
+    return block.code[:size] if 0 < size < len(block.code) else block.code
+
+
+def _followed(
+    place: int, blocks: Sequence[Block], behind: int | None, starts: Mapping[int, int]
+) -> int | None:
+    """What runs after a block as often as it does: what lies behind it or what it jumps to."""
+    count = blocks[place].count
+    if behind is not None and _alike(count, blocks[behind].count):
+        return behind
+    target = starts.get(_target(blocks[place]))
+    if target is not None and target != place and _alike(count, blocks[target].count):
+        return target
+    return behind
+
+
+def _target(block: Block) -> int:
+    """Where x86's jump at the end of a block leads to; -1 if there is none."""
+    code = block.code
+    end = block.address + len(code)
+    if code[-5:-4] == b"\xe9" or (code[-6:-5] == b"\x0f" and code[-5] & 0xF0 == 0x80):
+        return end + int.from_bytes(code[-4:], "little", signed=True)
+    if len(code) > 1 and (code[-2] == 0xEB or code[-2] & 0xF0 == 0x70):
+        return end + int.from_bytes(code[-1:], "little", signed=True)
+    return -1
 
 
 def _alike(one: int, other: int) -> bool:

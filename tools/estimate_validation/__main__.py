@@ -2,11 +2,14 @@
 
     python -m tools.estimate_validation count WORK
     python -m tools.estimate_validation measure WORK
+    python -m tools.estimate_validation networks WORK
+    python -m tools.estimate_validation instructions WORK
+    python -m tools.estimate_validation fit WORK
     python -m tools.estimate_validation report WORK [--out docs/benchmarks]
 
 Each step keeps what it did in the folder WORK and goes on where it was stopped. `count` builds
 choices of each task for a target that QEMU emulates on x86 (it knows no AVX-512) and counts them;
-`measure` wants a quiet machine.
+`measure` and `networks` want a quiet machine; they leave out what others disturbed.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from typing import Any
 
 import click
 
-from compiler.estimate.counting import Block
+from compiler.estimate.costs import cost_model
 from compiler.estimate.measurer import Counted, EstimatedRunner
 from compiler.lower.tasks import Task
 from compiler.tune.measure.base import Failed
@@ -29,7 +32,9 @@ from compiler.tune.measure.builder import LocalBuilder
 from compiler.tune.measure.processes import WorkerServer
 from schedules.cpu import templates
 from targets import TargetSpec, get_target, host_target
-from tools.estimate_validation import candidates, networks, truth
+from tools.estimate_validation import candidates, instructions, networks, truth
+from tools.estimate_validation.fit import fit_shares
+from tools.estimate_validation.kept import row_of
 from tools.estimate_validation.report import write_report
 
 TARGET = "x86/generic-avx2"
@@ -106,10 +111,7 @@ def _count(
         if not isinstance(counted, Counted):
             print(f"{task.workload}: {choice}: {counted.reason}", flush=True)
             return None
-        blocks = [
-            [b.address, b.instructions, b.count, b.code.hex(), b.accesses, b.misses, b.ahead]
-            for b in counted.blocks
-        ]
+        blocks = [row_of(block) for block in counted.blocks]
         (folder / f"{number:02}.json").write_text(json.dumps(blocks))
         analytic = templates.estimated_cycles(task.workload, choice, spec)
         return {"number": number, "choice": choice, "analytic": analytic}
@@ -146,7 +148,8 @@ def _measure(folder: Path, text: str, cpu: int, seconds: float) -> None:
     found = truth.measure(Task.from_json(text), pairs, get_target(TARGET), cpu, seconds)
     kept = folder / "truth.json"
     runs = json.loads(kept.read_text()) if kept.exists() else []
-    kept.write_text(json.dumps([*runs, found]))
+    kept.write_text(json.dumps([*runs, found.nanoseconds]))
+    print(f"{min(found.samples)} samples or more; {100 * found.disturbed:.0f} % left out")
 
 
 @main.command(name="networks")
@@ -159,8 +162,27 @@ def whole_networks(work: Path, cpu: int, timed: bool) -> None:
     networks.prepare(folder, TARGET, _processor())
     if timed:
         networks.measure(folder, cpu)
-        for row in networks.compare(folder):
+        for row in networks.compare(folder, _processor()):
             print(json.dumps(row))
+
+
+@main.command(name="instructions")
+@_work
+@click.option("--cpu", type=int, default=1, show_default=True, help="To run on.")
+def single_instructions(work: Path, cpu: int) -> None:
+    """Measure instructions by themselves, beside what llvm-mca says before and after mending."""
+    work.mkdir(parents=True, exist_ok=True)
+    rows = instructions.compare(cost_model(_processor()), cpu)
+    (work / "instructions.json").write_text(json.dumps(rows))
+    for row in rows:
+        print(f"{row['name']:36} {row['measured']:5.2f} {row['model']:5.2f} {row['mended']:5.2f}")
+
+
+@main.command()
+@_work
+def fit(work: Path) -> None:
+    """Shares of the formula that fit best what was measured, and how well for other tasks."""
+    fit_shares(work, _processor())
 
 
 @main.command()
@@ -168,14 +190,7 @@ def whole_networks(work: Path, cpu: int, timed: bool) -> None:
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Of the page.")
 def report(work: Path, out: Path | None) -> None:
     """Estimate, compare, and write the page."""
-    write_report(work, _processor(), TARGET, out, read_blocks=_read_blocks)
-
-
-def _read_blocks(path: Path) -> list[Block]:
-    return [
-        Block(a, i, n, bytes.fromhex(code), accesses, tuple(misses), tuple(ahead))
-        for a, i, n, code, accesses, misses, ahead in json.loads(path.read_text())
-    ]
+    write_report(work, _processor(), TARGET, out)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ import subprocess
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
@@ -16,12 +15,14 @@ from torch import nn
 
 import compiler
 from compiler.deploy.folder import write_deployment
-from compiler.estimate import estimate_model
+from compiler.estimate.profile import ModelCounts, count_model, estimate_counts
 from targets.spec import TargetSpec
+from tools.estimate_validation import truth
+from tools.estimate_validation.kept import block_of, row_of
 from tools.zoo.nets import build, samples
 
 NETS = ("resnet18", "mobilenet_v2", "minilm_l6")
-_ROUNDS, _RUNS = 15, 5
+_ROUNDS, _RUNS = 25, 1
 
 
 def _stack(width: float) -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
@@ -79,10 +80,10 @@ RATIOS = (
 
 
 def prepare(work: Path, target: str, processor: TargetSpec) -> None:
-    """Compile and estimate what is not there yet."""
+    """Compile and count what is not there yet."""
     for name, make in variants().items():
-        folder = work / name.replace(" ", "-")
-        if (folder / "estimate.json").exists():
+        folder = _folder(work, name)
+        if (folder / "counts.json").exists():
             continue
         folder.mkdir(parents=True, exist_ok=True)
         saved = folder / "bundle.tw"
@@ -90,50 +91,79 @@ def prepare(work: Path, target: str, processor: TargetSpec) -> None:
             with tempfile.TemporaryDirectory() as empty:
                 make(target, Path(empty)).save(saved)
         bundle = compiler.load(saved)
-        cost = estimate_model(bundle, processor=processor)
-        write_deployment(bundle, folder / "model")
-        (folder / "estimate.json").write_text(
-            json.dumps(
-                {
-                    "instructions": cost.instructions,
-                    "core_cycles": sum(kernel.core_cycles for kernel in cost.kernels),
-                    "cycles": cost.cycles,
-                }
-            )
+        if not (folder / "model").exists():
+            write_deployment(bundle, folder / "model")
+        counts = count_model(bundle, processor=processor)
+        blocks = [row_of(block) for block in counts.blocks]
+        (folder / "counts.json").write_text(json.dumps([blocks, counts.symbols]))
+        print(f"{name}: counted", flush=True)
+
+
+def estimate(work: Path, processor: TargetSpec) -> dict[str, dict[str, float]]:
+    """Figures of every variant that was counted: instructions and estimated cycles."""
+    found = {}
+    for name in variants():
+        folder = _folder(work, name)
+        blocks, symbols = json.loads((folder / "counts.json").read_text())
+        counts = ModelCounts(
+            tuple(block_of(row) for row in blocks), tuple((at, kernel) for at, kernel in symbols)
         )
-        print(f"{name}: {cost.cycles / 1e6:.1f} M cycles (estimated)", flush=True)
+        cost = estimate_counts(compiler.load(folder / "bundle.tw"), counts, processor=processor)
+        found[name] = {
+            "instructions": float(cost.instructions),
+            "core_cycles": sum(kernel.core_cycles for kernel in cost.kernels),
+            "cycles": cost.cycles,
+        }
+    return found
 
 
 def measure(work: Path, cpu: int) -> None:
-    """Time all of them in turn."""
+    """Time every call of a kernel, of all variants in turn."""
     os.sched_setaffinity(0, {cpu})  # and those that it starts
-    taken: dict[str, list[float]] = {name: [] for name in variants()}
+    with tempfile.TemporaryDirectory() as folder:
+        alone = truth.Alone(truth.make_probe(Path(folder)))
+    taken: dict[str, list[list[float]]] = {name: [] for name in variants()}
     for _ in range(_ROUNDS):
-        for name, times in taken.items():
-            folder = work / name.replace(" ", "-") / "model"
+        for name, rounds in taken.items():
+            model = _folder(work, name) / "model"
+            alone.wait()
             done = subprocess.run(
-                [str(folder / "run"), str(folder), "--bench", str(_RUNS), "--warmup", "2",
-                 "--threads", "1", "--json"],
+                [str(model / "run"), str(model), "--bench", str(_RUNS), "--warmup", "1",
+                 "--threads", "1", "--json", "--profile"],
                 capture_output=True, text=True, check=True,
             )  # fmt: skip
-            times.append(float(json.loads(done.stdout)["median_ms"]))
+            rounds.append([float(ms) for _name, ms in json.loads(done.stdout)["kernels"]])
     (work / "measured.json").write_text(json.dumps(taken))
 
 
-def compare(work: Path) -> list[dict[str, Any]]:
-    """The ratios, estimated and measured."""
-    measured = json.loads((work / "measured.json").read_text())
-    estimated = {
-        name: json.loads((work / name.replace(" ", "-") / "estimate.json").read_text())
-        for name in variants()
+def compare(work: Path, processor: TargetSpec) -> list[dict[str, Any]]:
+    """The ratios, estimated and measured.
+
+    What a network takes is the sum over its kernels' calls, each the lower fifth of its rounds.
+    """
+    rounds = json.loads((work / "measured.json").read_text())
+    measured = {
+        name: sum(truth.low(list(call)) for call in zip(*rows, strict=True))
+        for name, rows in rounds.items()
     }
+    estimated = estimate(work, processor)
     rows = []
     for one, other, kind in RATIOS:
-        # Within a round the machine is about as busy for both.
-        truth = median(b / a for a, b in zip(measured[one], measured[other], strict=True))
-        row = {"of": one, "by": other, "kind": kind, "measured": truth}
+        ratio = measured[other] / measured[one]
+        row: dict[str, Any] = {"of": one, "by": other, "kind": kind, "measured": ratio}
+        row["measured_ms"] = [measured[one], measured[other]]
+        row["estimated_ms"] = [
+            1e3 * estimated[name]["cycles"] / processor.clock_hz for name in (one, other)
+        ]
         for figure in ("cycles", "core_cycles", "instructions"):
             row[figure] = estimated[other][figure] / estimated[one][figure]
-        row["error"] = row["cycles"] / truth - 1
+        row["error"] = row["cycles"] / ratio - 1
         rows.append(row)
     return rows
+
+
+def _folder(work: Path, name: str) -> Path:
+    return work / name.replace(" ", "-")
+
+
+__all__ = ["NETS", "compare", "estimate", "measure", "prepare", "variants"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 
 from compiler.estimate.costs import BlockCosts, cost_model
-from compiler.estimate.counting import Block
 from compiler.estimate.measurer import KernelEstimate, estimate_blocks
 from compiler.estimate.memory import REVISION
 from compiler.lower.tasks import Task
@@ -20,6 +19,7 @@ from targets import cpu_name
 from targets.spec import TargetSpec
 from tools.bench.machine import slug
 from tools.estimate_validation import networks
+from tools.estimate_validation.kept import read_rows
 from tools.estimate_validation.page import PREDICTORS, page
 
 
@@ -42,8 +42,6 @@ def write_report(
     processor: TargetSpec,
     target: str,
     out: Path | None,
-    *,
-    read_blocks: Callable[[Path], list[Block]],
 ) -> None:
     """Estimate every candidate, compare with what was measured, print and write."""
     costs = BlockCosts(cost_model(processor))
@@ -55,7 +53,7 @@ def write_report(
         rows = json.loads((folder / "rows.json").read_text())
         runs = json.loads((folder / "truth.json").read_text())
         found = [
-            estimate_blocks(read_blocks(folder / f"{row['number']:02}.json"), costs, processor)
+            estimate_blocks(read_rows(folder / f"{row['number']:02}.json"), costs, processor)
             for row in rows
         ]
         tasks.append(_compare(kind, Task.from_json(text), rows, runs, found, processor))
@@ -68,7 +66,7 @@ def write_report(
         "revision": REVISION,
         "clock_hz": processor.clock_hz,
         "tasks": tasks,
-        "networks": networks.compare(work / "networks") if timed else [],
+        "networks": networks.compare(work / "networks", processor) if timed else [],
     }
     if out is not None:
         name = f"estimate-validation-{slug(str(data['cpu']))}"

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
+import random
 import resource
+import shutil
+import subprocess
+import tempfile
 import zlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import chain, repeat, zip_longest
 from pathlib import Path
-from statistics import median
-from time import perf_counter, perf_counter_ns
+from time import perf_counter, perf_counter_ns, sleep
 
 from compiler.lower import tasks as kernels
 from compiler.tune.measure.run import Buffer
@@ -18,8 +23,68 @@ from compiler.tune.measure.values import random_inputs, terms
 from schedules.space import Choice
 from targets.spec import TargetSpec
 
-#: Rounds over all candidates, and seconds that one task may take.
-_ROUNDS, _SECONDS = 40, 40.0
+#: Good samples of each candidate that are enough, and those with which they say something.
+_ENOUGH, _FEWEST = 40, 10
+_SECONDS = 40.0
+#: Of the least that the probe ever took, what it takes on a core that nobody else has a share of.
+_ALONE = 1.06
+#: Pauses until a sample is taken all the same, and how long each is.
+_PATIENCE, _PAUSE_S = 50, 0.002
+
+
+@dataclass(frozen=True, slots=True)
+class Truth:
+    """What was measured of one task.
+
+    Attributes:
+        nanoseconds: Latency of each candidate: the lower fifth of its good samples.
+        samples: How many good ones each has.
+        disturbed: Share of all samples that were left out.
+    """
+
+    nanoseconds: list[float]
+    samples: list[int]
+    disturbed: float
+
+
+def make_probe(folder: Path) -> Callable[[], int]:
+    """The program of `probe.c`: nanoseconds that a fixed piece of arithmetic takes.
+
+    Args:
+        folder: Where it is compiled.
+
+    Raises:
+        OSError: There is no C compiler.
+        subprocess.CalledProcessError: It fails.
+    """
+    library, source = folder / "probe.so", Path(__file__).with_name("probe.c")
+    compiler = shutil.which("gcc") or shutil.which("cc") or "gcc"
+    subprocess.run([compiler, "-O2", "-shared", "-fPIC", "-o", library, source], check=True)
+    function = ctypes.CDLL(str(library)).probe_ns
+    function.restype = ctypes.c_uint64
+    return lambda: int(function())
+
+
+class Alone:
+    """Tells whether nobody else has a share of this core.
+
+    Args:
+        probe: As `make_probe` gives it.
+    """
+
+    def __init__(self, probe: Callable[[], int]) -> None:
+        self._probe = probe
+        self._limit = _ALONE * min(probe() for _ in range(20_000))
+
+    def __bool__(self) -> bool:
+        return self._probe() <= self._limit
+
+    def wait(self) -> None:
+        """Until it is so, or for so long that someone seems to stay."""
+        for _ in range(_PATIENCE):
+            if self:
+                return
+            sleep(_PAUSE_S)
 
 
 def measure(
@@ -28,11 +93,14 @@ def measure(
     spec: TargetSpec,
     cpu: int,
     seconds: float = _SECONDS,
-) -> list[float]:
-    """Median latency of each candidate in nanoseconds, from rounds over all of them.
+) -> Truth:
+    """Latency of each candidate in nanoseconds, from rounds over all of them.
 
-    Weights come from memory, as in a network. Samples during which the system gave the CPU away
-    are left out.
+    Weights come from memory, as in a network. Left out are samples during which the system gave the
+    CPU away, and those before or after which a fixed piece of arithmetic took longer than it
+    can: then a neighbour on the same core, which this machine cannot see, had a share of its units.
+    One that comes and goes in between is not found so; it makes samples longer, never shorter:
+    what counts is their lower fifth.
 
     Args:
         task: What they compute.
@@ -56,6 +124,9 @@ def measure(
     results = [Buffer(a.shape, a.dtype) for a in outputs]
     flush = tvm_ffi.get_global_func("cache_flush_cpu_non_first_arg")
 
+    with tempfile.TemporaryDirectory() as folder:
+        alone = Alone(make_probe(Path(folder)))
+
     def caller(choice: Choice, library: Path) -> Callable[[], tuple[float, bool]]:
         function = tvm.runtime.load_module(str(library))["main"]
         packed = kernels.pack_arguments(task, choice, spec, list(arrays))
@@ -69,35 +140,46 @@ def measure(
         cold = weights if task.workload.operator != "batch_matmul" else []
 
         def call(_kept: object = (mine, tensors)) -> tuple[float, bool]:
+            alone.wait()
             function(*tensors)  # the activations as a network leaves them
             if cold:
                 flush(buffers[0].tensor, *cold)
             before = resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw
+            good = bool(alone)
             start = perf_counter_ns()
             function(*tensors)
             elapsed = perf_counter_ns() - start
-            alone = resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw == before
-            return float(elapsed), alone
+            good = good and bool(alone)
+            kept = resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw == before
+            return float(elapsed), good and kept
 
         return call
 
     calls = [caller(*candidate) for candidate in candidates]
     gc.disable()
-    quiet: list[list[float]] = [[] for _ in calls]
+    good: list[list[float]] = [[] for _ in calls]
     every: list[list[float]] = [[] for _ in calls]
+    for call in calls:
+        call()
+    draw = random.Random(0)  # in one order, whatever comes at regular times would hit the same ones
     end = perf_counter() + seconds
-    for round_ in range(_ROUNDS):
-        for i, call in enumerate(calls):
-            elapsed, alone = call()
-            if round_ == 0:
-                continue
+    while min(map(len, good)) < _ENOUGH and perf_counter() < end:
+        for i in draw.sample(range(len(calls)), len(calls)):
+            elapsed, undisturbed = calls[i]()
             every[i].append(elapsed)
-            if alone:
-                quiet[i].append(elapsed)
-        if perf_counter() > end and round_ > 4:
-            break
+            if undisturbed:
+                good[i].append(elapsed)
     gc.enable()
-    return [median(q if len(q) >= 3 else e) for q, e in zip(quiet, every, strict=True)]
+    return Truth(
+        [low(g if len(g) >= _FEWEST else e) for g, e in zip(good, every, strict=True)],
+        [len(g) for g in good],
+        1.0 - sum(map(len, good)) / max(1, sum(map(len, every))),
+    )
 
 
-__all__ = ["measure"]
+def low(samples: Sequence[float]) -> float:
+    """The lower fifth of samples: what disturbs makes them longer."""
+    return sorted(samples)[len(samples) // 5]
+
+
+__all__ = ["Alone", "Truth", "low", "make_probe", "measure"]

@@ -75,7 +75,7 @@ static int in_stream(uint64_t line) {
   return 0;
 }
 
-void caches_access(uint64_t address, unsigned bytes, Pace* pace, Misses* misses) {
+void caches_access(uint64_t address, unsigned bytes, int store, Pace* pace, Misses* misses) {
   uint64_t last = (address + bytes - 1) >> shift;
   /* In pieces of 8 bytes: releases of the emulator differ in how they take vectors apart. */
   misses->accesses += bytes > 8 ? bytes / 8 : 1;
@@ -89,6 +89,25 @@ void caches_access(uint64_t address, unsigned bytes, Pace* pace, Misses* misses)
       if (i > 0 && touch(&levels[i], line)) break;
       ++misses->misses[i];
       misses->ahead[i] += (uint64_t)ahead;
+      misses->stored[i] += (uint64_t)(store != 0);
     }
   }
+}
+
+static void place(uint64_t line) {
+  for (int i = depth > 1; i < depth; ++i) {
+    Level* level = &levels[i];
+    uint64_t* set = level->lines + (line % level->sets) * level->ways;
+    unsigned way = 0;
+    while (way < level->ways && set[way] != 0 && set[way] != line + 1) ++way;
+    int last = i + 1 == depth;
+    if (way == level->ways && !last) continue;
+    set[way < level->ways ? way : way - 1] = line + 1;
+    return;
+  }
+}
+
+void caches_place(uint64_t address, uint64_t bytes) {
+  for (uint64_t line = address >> shift; line <= (address + bytes - 1) >> shift; ++line)
+    place(line);
 }

@@ -8,9 +8,9 @@ enum { MAX_LEVELS = 3 };
 
 /* What a piece of code missed, per level: the data came from further away. A miss is "ahead" if a
  * prefetcher would have seen it coming: its line follows one that the same or another instruction
- * has just missed, at the distance of its last ones. */
+ * has just missed, at the distance of its last ones. It is "stored" if it was written to. */
 typedef struct {
-  uint64_t accesses, misses[MAX_LEVELS], ahead[MAX_LEVELS];
+  uint64_t accesses, misses[MAX_LEVELS], ahead[MAX_LEVELS], stored[MAX_LEVELS];
 } Misses;
 
 /* What one instruction missed last. */
@@ -23,6 +23,8 @@ typedef struct {
 int caches_set_up(const char* text);
 int caches_levels(void);
 void caches_clear(void);
-void caches_access(uint64_t address, unsigned bytes, Pace* pace, Misses* misses);
+void caches_access(uint64_t address, unsigned bytes, int store, Pace* pace, Misses* misses);
+/* What something else used a while ago: where there is room for it, but not in the first level. */
+void caches_place(uint64_t address, uint64_t bytes);
 
 #endif /* TILEWRIGHT_CACHES_H_ */

@@ -5,12 +5,12 @@
  *
  * At exit it writes one line for each block: its address, its number of instructions, how often it
  * ran, and its bytes, all in hexadecimal but the counts; with caches also its accesses to memory and,
- * for each level, its misses and those of them that a prefetcher would have seen coming. A program
- * can say by system calls that do not exist what is to be counted (see kernel.c); all of it is
- * counted if it says nothing.
+ * for each level, its misses, those of them that a prefetcher would have seen coming, and those that
+ * were written to. A program can say by system calls that do not exist what is to be counted (see
+ * kernel.c); all of it is counted if it says nothing.
  *
  * Distributions ship no header for plugins, so that the few declarations needed are written out
- * here, for the versions 1 to 7 of the interface (QEMU 4.2 to 11.1, docs/devel/tcg-plugins): it is
+ * here, for the versions up to 7 of the interface (QEMU 4.2 to 11.1, docs/devel/tcg-plugins): it is
  * compiled for the one that the emulator has, -DQEMU_PLUGIN_API=N. Version 2 replaced counters in
  * memory by scoreboards, which have a row for each thread; 3 copies the bytes of instructions; 7
  * hands data to every callback, and no number of the plugin. One thread is counted exactly; several
@@ -62,6 +62,7 @@ extern void qemu_plugin_register_vcpu_mem_cb(
     void (*call)(unsigned int, qemu_plugin_meminfo_t, uint64_t, void*),
     enum qemu_plugin_cb_flags flags, enum qemu_plugin_mem_rw kind, void* data);
 extern unsigned int qemu_plugin_mem_size_shift(qemu_plugin_meminfo_t info);
+extern bool qemu_plugin_mem_is_store(qemu_plugin_meminfo_t info);
 extern size_t qemu_plugin_tb_n_insns(const struct qemu_plugin_tb* block);
 extern uint64_t qemu_plugin_tb_vaddr(const struct qemu_plugin_tb* block);
 extern struct qemu_plugin_insn* qemu_plugin_tb_get_insn(const struct qemu_plugin_tb* block,
@@ -124,7 +125,7 @@ static uint64_t counter_value(const Counter* counter) { return qemu_plugin_u64_s
 __attribute__((visibility("default"))) int qemu_plugin_version = QEMU_PLUGIN_API;
 
 /* The system calls of kernel.c. */
-enum { CALL_BEGIN = 77701, CALL_END = 77702, CALL_WARM = 77703 };
+enum { CALL_BEGIN = 77701, CALL_END = 77702, CALL_WARM = 77703, CALL_USED = 77704 };
 
 typedef struct Block Block;
 
@@ -151,8 +152,8 @@ static void accessed(unsigned int cpu, qemu_plugin_meminfo_t info, uint64_t addr
   (void)cpu;
   Site* site = data;
   if (active)
-    caches_access(address, 1u << qemu_plugin_mem_size_shift(info), &site->pace,
-                  &site->block->misses);
+    caches_access(address, 1u << qemu_plugin_mem_size_shift(info), qemu_plugin_mem_is_store(info),
+                  &site->pace, &site->block->misses);
 }
 
 static void translated(FIRST(struct qemu_plugin_tb* block) LAST) {
@@ -208,6 +209,7 @@ static void called(FIRST(unsigned int cpu, int64_t number, uint64_t address, uin
   (void)cpu, (void)c, (void)d, (void)e, (void)f, (void)g, (void)h;
   if (number == CALL_BEGIN) begin();
   if (number == CALL_END) end();
+  if (number == CALL_USED && caches_levels() > 0) caches_place(address, bytes);
   if (number == CALL_WARM && caches_levels() > 0) {
     Pace pace = {0};
     Misses nobodys = {0};
@@ -215,7 +217,7 @@ static void called(FIRST(unsigned int cpu, int64_t number, uint64_t address, uin
     if (active) caches_clear();
     active = false;
     for (uint64_t at = address; at < address + bytes; at += 16)
-      caches_access(at, 1, &pace, &nobodys);
+      caches_access(at, 1, 0, &pace, &nobodys);
   }
 }
 
@@ -233,7 +235,8 @@ static void finished(FIRST(void* data)) {
     for (size_t i = 0; i < block->size; ++i) fprintf(file, "%02x", block->bytes[i]);
     if (caches_levels() > 0) fprintf(file, " %" PRIu64, block->misses.accesses);
     for (int i = 0; i < caches_levels(); ++i)
-      fprintf(file, " %" PRIu64 " %" PRIu64, block->misses.misses[i], block->misses.ahead[i]);
+      fprintf(file, " %" PRIu64 " %" PRIu64 " %" PRIu64, block->misses.misses[i],
+              block->misses.ahead[i], block->misses.stored[i]);
     fputc('\n', file);
   }
   fputs("end\n", file); /* without it the file is incomplete */

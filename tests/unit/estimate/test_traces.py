@@ -7,12 +7,13 @@ import random
 import shutil
 import subprocess
 from collections import OrderedDict
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from compiler.estimate.counting import Block, cache_option, read_blocks
-from compiler.estimate.memory import Traffic, combined_cycles, stall_cycles
+from compiler.estimate.memory import Lines, Traffic, combined_cycles, lines_of, stall_cycles
 from compiler.estimate.traces import traces
 from compiler.native import COUNTER_SOURCES
 from targets import get_target
@@ -49,6 +50,29 @@ def test_a_loop_does_not_run_into_what_follows_it() -> None:
     assert sorted(trace.blocks for trace in found) == [(0,), (1,)]
 
 
+@pytest.mark.parametrize("jump", ["eb20", "7520", "e920000000", "0f8520000000"])
+def test_jumps_of_x86_are_followed(jump: str) -> None:
+    code = b"\x90" + bytes.fromhex(jump)
+    end = 0x100 + len(code)
+    blocks = [
+        Block(0x100, 2, 100, code),
+        Block(end, 1, 3, b"\x90"),
+        Block(end + 0x20, 1, 99, b"\x90\x90"),
+    ]
+    joined = {trace.blocks for trace in traces(blocks, jumps=True)}
+    assert joined == {(0, 2), (1,), (0,)}
+    assert {trace.blocks for trace in traces(blocks)} == {(0,), (1,), (2,)}
+    # What lies behind goes first if it runs as often.
+    often = [blocks[0], replace(blocks[1], count=100), blocks[2]]
+    assert (0, 1) in {trace.blocks for trace in traces(often, jumps=True)}
+
+
+def test_a_loop_is_no_jump_to_another_block() -> None:
+    loop = Block(0x100, 2, 100, b"\x90\x75\xfd")  # to its own beginning
+    (found,) = traces([loop], jumps=True)
+    assert (found.blocks, found.count) == ((0,), 100)
+
+
 def test_an_instruction_that_a_page_cuts_is_put_together() -> None:
     first = Block(0xFF8, 3, 50, bytes(range(8)))  # its last instruction begins at 0xffd
     second = Block(0xFFD, 2, 50, bytes(range(100, 107)))
@@ -57,17 +81,25 @@ def test_an_instruction_that_a_page_cuts_is_put_together() -> None:
 
 
 def test_counts_with_misses_are_read() -> None:
-    text = "1000 2 5 aabb 7 3 2 1 0\n2000 1 1 cc 0 0 0 0 0\nend\n"
+    text = "1000 2 5 aabb 7 3 2 1 1 0 1\n2000 1 1 cc 0 0 0 0 0 0 0\nend\n"
     first, second = read_blocks(text)
-    assert first == Block(0x1000, 2, 5, b"\xaa\xbb", 7, (3, 1), (2, 0))
+    assert first == Block(0x1000, 2, 5, b"\xaa\xbb", 7, (3, 1), (2, 0), (1, 1))
     traffic = Traffic.of([first, second])
-    assert traffic == Traffic(7, (3, 1), (2, 0))
-    assert Traffic.of([Block(0, 1, 1, b"")]) == Traffic(0, (), ())
+    assert traffic == Traffic(7, (3, 1), (2, 0), (1, 1))
+    assert Traffic.of([Block(0, 1, 1, b"")]) == Traffic(0, (), (), ())
+
+
+def test_lines_are_told_by_where_they_came_from() -> None:
+    near, far, memory = lines_of(Traffic(50, (20, 9, 4), (11, 5, 2), (10, 6, 3)), SPEC)
+    assert near == Lines(level=2, read=7, written=4, unseen=5)
+    assert far == Lines(level=3, read=2, written=3, unseen=2)
+    assert memory == Lines(level=0, read=1, written=3, unseen=2)
+    assert lines_of(Traffic(0, (), ()), SPEC) == []
 
 
 def test_misses_cost_more_from_further_away_and_unforeseen() -> None:
-    near = stall_cycles(Traffic(1000, (100, 0, 0), (100, 0, 0)), SPEC)
-    far = stall_cycles(Traffic(1000, (100, 100, 0), (100, 100, 0)), SPEC)
+    near = stall_cycles(Traffic(1000, (100, 0, 0), (100, 0, 0), (100, 0, 0)), SPEC)
+    far = stall_cycles(Traffic(1000, (100, 100, 0), (90, 90, 0), (100, 100, 0)), SPEC)
     memory = stall_cycles(Traffic(1000, (100, 100, 100), (100, 100, 100)), SPEC)
     unseen = stall_cycles(Traffic(1000, (100, 100, 100), (0, 0, 0)), SPEC)
     assert 0 < near < far < memory < unseen
@@ -80,9 +112,9 @@ def test_misses_cost_more_from_further_away_and_unforeseen() -> None:
 
 
 def test_all_figures_add_up() -> None:
-    assert combined_cycles(100.0, 300, 3.0, 0.0) == pytest.approx(160.0)
-    assert combined_cycles(100.0, 300, 3.0, 5.0) == pytest.approx(165.0)
-    assert combined_cycles(100.0, 300, 6.0, 0.0) < combined_cycles(101.0, 300, 6.0, 0.0)
+    assert combined_cycles(100.0, 60.0, 0.0) == pytest.approx(99.0)
+    assert combined_cycles(100.0, 60.0, 5.0) == pytest.approx(104.0)
+    assert combined_cycles(100.0, 60.0, 5.0, in_order=True) == 105.0
 
 
 def test_the_targets_caches_are_what_is_simulated() -> None:
@@ -94,6 +126,7 @@ class _Misses(ctypes.Structure):
         ("accesses", ctypes.c_uint64),
         ("misses", ctypes.c_uint64 * 3),
         ("ahead", ctypes.c_uint64 * 3),
+        ("stored", ctypes.c_uint64 * 3),
     ]
 
 
@@ -112,11 +145,11 @@ def simulator(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     return ctypes.CDLL(str(library))
 
 
-def touch(simulator: ctypes.CDLL, addresses: list[int], size: int = 4) -> _Misses:
+def touch(simulator: ctypes.CDLL, addresses: list[int], size: int = 4, store: int = 0) -> _Misses:
     misses, pace = _Misses(), _Pace()
     for address in addresses:
         simulator.caches_access(
-            ctypes.c_uint64(address), size, ctypes.byref(pace), ctypes.byref(misses)
+            ctypes.c_uint64(address), size, store, ctypes.byref(pace), ctypes.byref(misses)
         )
     return misses
 
@@ -161,6 +194,24 @@ def test_an_access_may_take_two_lines(simulator: ctypes.CDLL) -> None:
     assert (wide.misses[0], wide.accesses) == (2, 2)  # two pieces of 8 bytes
     simulator.caches_clear()
     assert touch(simulator, [60], 4).misses[0] == 1
+
+
+def test_what_is_written_to_is_told(simulator: ctypes.CDLL) -> None:
+    assert simulator.caches_set_up(b"1024:64:2/8192:64:4") == 1
+    lines = [64 * i for i in range(8)]
+    assert list(touch(simulator, lines, store=1).stored) == [8, 8, 0]
+    assert list(touch(simulator, [1 << 20], store=0).stored) == [0, 0, 0]
+    assert list(touch(simulator, lines, store=1).stored) == [0, 0, 0]
+
+
+def test_what_was_used_before_is_not_in_the_first_level(simulator: ctypes.CDLL) -> None:
+    assert simulator.caches_set_up(b"1024:64:2/2048:64:4/8192:64:4") == 1
+    kept = [1 << 16 | 64 * i for i in range(16)]
+    touch(simulator, kept)
+    # 32 lines where the second level has room for 16 more; the rest is in the third.
+    simulator.caches_place(ctypes.c_uint64(0), ctypes.c_uint64(64 * 32))
+    assert list(touch(simulator, kept).misses) == [0, 0, 0]
+    assert list(touch(simulator, [64 * i for i in range(32)]).misses)[::2] == [32, 0]
 
 
 def test_what_goes_in_strides_is_seen_coming(simulator: ctypes.CDLL) -> None:
