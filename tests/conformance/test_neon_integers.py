@@ -13,7 +13,7 @@ from compiler.deploy.runner import build_kernel_program
 from compiler.estimate.counting import emulator
 from compiler.linker import find_linker
 from schedules.cpu import templates
-from schedules.cpu.compute import integers, tables
+from schedules.cpu.compute import images, integers, tables
 from schedules.cpu.default import schedule_function
 from schedules.cpu.templates.lanes import bounded
 from schedules.tvm_adapter import IRModule, target, te, tvm
@@ -22,7 +22,7 @@ from targets import get_target
 from tests.support.boards import emulates
 
 A72, N1 = "arm/cortex-a72", "arm/neoverse-n1"
-_CODES = {"i": 0, "u": 1}
+_CODES = {"i": 0, "u": 1, "f": 2}
 pytestmark = [pytest.mark.compile, emulates]
 
 
@@ -196,6 +196,35 @@ def test_depthwise_convolutions_of_extreme_bytes(name, case, choice, tmp_path: P
     arrays = [data, *operands, bias, multiplier]
     function = te.create_prim_func([x, *packed, b, m, y])
     found = run(function, spec, arrays, np.zeros(expected.shape, expected.dtype), tmp_path)
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("shape", "padding", "zero", "dtype"),
+    [
+        ((1, 3, 5, 37), (1, 1, 1, 1), 114, "uint8"),
+        pytest.param((2, 2, 4, 16), (0, 1, 0, 1), 255, "uint8", marks=pytest.mark.slow),
+        pytest.param((2, 3, 3, 18), (0, 2, 1, 0), -7, "int8", marks=pytest.mark.slow),
+        pytest.param((1, 3, 3, 9), (1, 1, 1, 1), 3, "uint8", marks=pytest.mark.slow),
+    ],
+)
+def test_planes_become_pixels(shape, padding, zero, dtype, tmp_path: Path) -> None:
+    limits, scale = np.iinfo(dtype), 0.25
+    data = np.random.default_rng(0).standard_normal(shape).astype(np.float32) * 50
+    ties = (np.arange(12) - 5.5) * scale
+    data.flat[:18] = [*ties, np.nan, np.inf, -np.inf, -0.0, 1e30, -1e30]
+    x = te.placeholder(shape, "float32", name="x")
+    low, high = limits.min + 1, limits.max - 1
+    numbers = {"inverse": 1 / scale, "zero_point": zero, "low": low, "high": high, "dtype": dtype}
+    y = images.image_bytes(x, padding=padding, fill=zero, **numbers)
+    top, left, _, _ = padding
+    expected = np.full([int(v) for v in y.shape], zero, dtype)
+    limited = np.fmin(np.fmax(data / scale, low - zero), high - zero)  # the number beside a NaN
+    inside = expected[:, top : top + shape[2], left : left + shape[3], : shape[1]]
+    inside[:] = (np.rint(limited).astype(np.int32) + zero).transpose(0, 2, 3, 1)
+    function = te.create_prim_func([x, y])
+    assert schedule_function(function, "main", get_target(A72))[1].rule == "image-bytes"
+    found = run(function, get_target(A72), [data], np.zeros_like(expected), tmp_path)
     np.testing.assert_array_equal(found, expected)
 
 

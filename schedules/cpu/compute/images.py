@@ -7,10 +7,13 @@ The borders that the first convolution wants are written with it.
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Any
 
 from schedules.cpu.annotations import KERNEL
+from schedules.cpu.compute import neon_integers
 from schedules.cpu.compute.integers import quantized
+from schedules.cpu.microkernels.base import number, ramp
 from schedules.tvm_adapter import te, tirx
 
 KIND = "image_bytes"
@@ -64,16 +67,18 @@ def image_bytes(
 
 
 def statements(
-    image: Any, pixels: Any, at: tuple[Any, Any], lanes: int, parameters: dict[str, Any]
-) -> Any:
+    image: Any, pixels: Any, at: tuple[Any, Any], lanes: int, parameters: dict[str, Any],
+    *, neon: bool = False,
+) -> Any:  # fmt: skip
     """One row of pixels, `lanes` of them at a time; the last vector may overlap the one before.
 
     Args:
         image: Buffer of the planes.
         pixels: Buffer of the result.
         at: Number of the image, and row of the result.
-        lanes: int32 lanes of a vector, at most the width of the image.
+        lanes: Pixels of a vector, at most the width of the image; with `neon` 16.
         parameters: What `image_bytes` left.
+        neon: Whether planes become bytes, and are put side by side when they are stored.
     """
     n, h = at
     channels, height, width = parameters["image"]
@@ -82,15 +87,14 @@ def statements(
     numbers = {k: parameters[k] for k in ("inverse", "zero_point", "low", "high")}
     words = f"int32x{lanes}"
 
-    def ramp(start: Any, count: int) -> Any:
-        return tirx.Ramp(start, tirx.const(1, "int64"), count)
+    def plane(c: int, x: Any, count: int) -> Any:
+        return tirx.BufferLoad(image, [n, number(c), h - top, ramp(x, count)])
 
     def vector(x: Any) -> Any:
         word: Any = None
         for c in range(CHANNELS):
             if c < channels:
-                value = tirx.BufferLoad(image, [n, tirx.const(c, "int64"), h - top, ramp(x, lanes)])
-                byte = quantized(value, **numbers, dtype=words, lanes=lanes)
+                byte = quantized(plane(c, x, lanes), **numbers, dtype=words, lanes=lanes)
                 byte = tirx.bitwise_and(byte, tirx.const(255, words))
             else:
                 byte = tirx.const(fill & 255, words)
@@ -100,7 +104,14 @@ def statements(
 
     def store(x: Any, value: Any, count: int) -> Any:
         # Columns and channels as one: pixels lie side by side.
-        return tirx.BufferStore(pixels, value, [n, h, x, ramp(tirx.const(0, "int64"), count)])
+        return tirx.BufferStore(pixels, value, [n, h, x, ramp(number(0), count)])
+
+    def make(x: Any) -> Any:
+        if not neon:
+            return store(x + left, vector(x), CHANNELS * lanes)
+        planes = [neon_integers.quantized(partial(plane, c), x, **numbers) for c in range(channels)]
+        planes += [tirx.const(fill - 256 * (fill > 127), "int8x16")] * (CHANNELS - channels)
+        return neon_integers.store_quads(planes, pixels, [n, h, x + left, number(0)])
 
     def border(first: int, count: int) -> Any:
         x = tirx.Var("x", "int64")
@@ -111,19 +122,19 @@ def statements(
     x = tirx.Var("x", "int64")
     whole = width // lanes
     inner = [tirx.For(x, tirx.const(0, "int64"), tirx.const(whole, "int64"), tirx.ForKind.SERIAL,
-                      store(x * lanes + left, vector(x * lanes), CHANNELS * lanes))]  # fmt: skip
+                      make(x * lanes))]  # fmt: skip
     if width % lanes:
-        last = tirx.const(width - lanes, "int64")
-        inner.append(store(last + left, vector(last), CHANNELS * lanes))
+        inner.append(make(number(width - lanes)))
     if left:
         inner.insert(0, border(0, left))
     if right:
         inner.append(border(left + width, right))
     row = tirx.SeqStmt(inner) if len(inner) > 1 else inner[0]
     if int(pixels.shape[1]) == height:
-        return row
+        return neon_integers.with_quads(row) if neon else row
     inside = tirx.all(h >= top, h < top + height)
-    return tirx.IfThenElse(inside, row, border(0, left + width + right))
+    body = tirx.IfThenElse(inside, row, border(0, left + width + right))
+    return neon_integers.with_quads(body) if neon else body
 
 
 __all__ = ["CHANNELS", "KIND", "PARAMETERS", "image_bytes", "statements"]

@@ -8,6 +8,7 @@ point is added to 16-bit numbers, where saturation has no effect that the last s
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from schedules.cpu.compute.vectors import constant, joined, lanes_of, part
@@ -21,6 +22,17 @@ _SCALE = "tirx.tilewright_scale"
 _WORDS = 4
 #: Offsets for which adding them to saturated 16-bit numbers loses nothing.
 _OFFSETS = range(-255, 256)
+_STORE = """
+declare void @llvm.aarch64.neon.st4.v16i8.p0(
+    <16 x i8>, <16 x i8>, <16 x i8>, <16 x i8>, ptr nocapture)
+
+define linkonce_odr void @tilewright_store_quads(
+    <16 x i8> %a, <16 x i8> %b, <16 x i8> %c, <16 x i8> %d, ptr %p) alwaysinline {
+  call void @llvm.aarch64.neon.st4.v16i8.p0(
+      <16 x i8> %a, <16 x i8> %b, <16 x i8> %c, <16 x i8> %d, ptr %p)
+  ret void
+}
+"""
 
 
 def lower_scale(call: Any) -> Any:
@@ -67,6 +79,45 @@ def lower_saturate(call: Any) -> Any:
 def intrinsic(result: str, name: str, *arguments: Any) -> Any:
     """A call of ``llvm.aarch64.neon.<name>`` without side effects."""
     return tirx.call_llvm_pure_intrin(result, f"llvm.aarch64.neon.{name}", *arguments)
+
+
+def quantized(
+    load: Callable[[Any, int], Any], first: Any, *, inverse: float, zero_point: int, low: int,
+    high: int,
+) -> Any:  # fmt: skip
+    """16 floats as bytes, as `schedules.cpu.compute.integers.quantized` has them, as int8.
+
+    Args:
+        load: Gives neighbouring floats: the first, how many.
+        first: Index of the first.
+        inverse: One over the scale.
+        zero_point: Of the result.
+        low: Its least value.
+        high: Its largest value.
+    """
+    kind = f"float32x{_WORDS}"
+    words = []
+    for i in range(0, BYTES, _WORDS):
+        value = load(first + i, _WORDS) * tirx.const(inverse, kind)
+        # Of NaN, which is a quiet one behind a product, and a number these take the number.
+        value = intrinsic(kind, "fmaxnm", value, tirx.const(float(low - zero_point), kind))
+        value = intrinsic(kind, "fminnm", value, tirx.const(float(high - zero_point), kind))
+        words.append(intrinsic(f"int32x{_WORDS}", "fcvtns", value))
+    # Bytes wrap around, so that the zero point may be added to them.
+    wrapped = zero_point - 256 * (zero_point > 127)
+    return joined(words).astype(f"int8x{BYTES}") + tirx.const(wrapped, f"int8x{BYTES}")
+
+
+def store_quads(rows: Sequence[Any], target: Any, place: Sequence[Any]) -> Any:
+    """Write four vectors of 16 bytes, interleaved byte by byte; within `with_quads` only."""
+    address = tirx.address_of(tirx.BufferLoad(target, list(place)))
+    return tirx.Evaluate(tirx.call_extern("void", "tilewright_store_quads", *rows, address))
+
+
+def with_quads(body: Any) -> Any:
+    """Statements that use `store_quads`."""
+    none = tirx.const(0, "int64")
+    return tirx.AttrStmt(none, "pragma_import_llvm", ir.StringImm(_STORE), body)
 
 
 def _scaled(value: Any, multiplier: Any, shift: int) -> Any:
@@ -148,4 +199,13 @@ def _plus(value: Any, number: int) -> Any:
     return value + tirx.const(number, str(value.ty.dtype)) if number else value
 
 
-__all__ = ["AARCH64", "BYTES", "intrinsic", "lower_saturate", "lower_scale"]
+__all__ = [
+    "AARCH64",
+    "BYTES",
+    "intrinsic",
+    "lower_saturate",
+    "lower_scale",
+    "quantized",
+    "store_quads",
+    "with_quads",
+]

@@ -24,11 +24,11 @@ import numpy as np
 import numpy.typing as npt
 
 from schedules.cpu.annotations import KERNEL, ROLE
-from schedules.cpu.compute.neon_integers import BYTES, intrinsic
+from schedules.cpu.compute.neon_integers import BYTES, intrinsic, store_quads, with_quads
 from schedules.cpu.compute.packed import Attributes, ConvGeometry, crop, multiply, round_up
 from schedules.cpu.compute.vectors import half_of, lanes_of
-from schedules.cpu.microkernels.base import loop, ramp, sequence
-from schedules.tvm_adapter import ir, te, tirx
+from schedules.cpu.microkernels.base import loop, number, ramp, sequence
+from schedules.tvm_adapter import te, tirx
 
 Array = npt.NDArray[Any]
 KIND = "depthwise_bytes"
@@ -39,17 +39,6 @@ _WORDS = 4
 _SHIFT = 128
 #: Annotation of the stage that interleaves: what `quad_image` was told.
 PADDING = "tilewright.padding"
-_STORE = """
-declare void @llvm.aarch64.neon.st4.v16i8.p0(
-    <16 x i8>, <16 x i8>, <16 x i8>, <16 x i8>, ptr nocapture)
-
-define linkonce_odr void @tilewright_store_quads(
-    <16 x i8> %a, <16 x i8> %b, <16 x i8> %c, <16 x i8> %d, ptr %p) alwaysinline {
-  call void @llvm.aarch64.neon.st4.v16i8.p0(
-      <16 x i8> %a, <16 x i8> %b, <16 x i8> %c, <16 x i8> %d, ptr %p)
-  ret void
-}
-"""
 
 
 def steps(kernel: int, rows: int, stride: int) -> int:
@@ -255,12 +244,11 @@ def quad_statements(
     border = tirx.Broadcast(_beyond(source, value), BYTES)
 
     def store(four: int, column: Any, block: Any, rows: list[Any]) -> Any:
-        place = [n, tile, _number(four), column, block, _number(0)]
-        address = tirx.address_of(tirx.BufferLoad(target, place))
-        return tirx.Evaluate(tirx.call_extern("void", "tilewright_store_quads", *rows, address))
+        place = [n, tile, number(four), column, block, number(0)]
+        return store_quads(rows, target, place)
 
     def make(four: int) -> Any:
-        first = tile * step + _number(four * QUAD - top)
+        first = tile * step + number(four * QUAD - top)
 
         def inside(row: int) -> Any:
             return tirx.all(first + row >= 0, first + row < height)
@@ -290,8 +278,7 @@ def quad_statements(
             *borders(left + width, columns - left - width),
         ])  # fmt: skip
 
-    body = sequence([make(four) for four in range(fours)])
-    return tirx.AttrStmt(_number(0), "pragma_import_llvm", ir.StringImm(_STORE), body)
+    return with_quads(sequence([make(four) for four in range(fours)]))
 
 
 def _signed(value: Any) -> Any:
@@ -307,10 +294,6 @@ def _signed(value: Any) -> Any:
 def _beyond(data: Any, value: int) -> Any:
     """A byte of a border, as `_signed` makes them."""
     return tirx.const(value - _SHIFT if str(data.dtype) == "uint8" else value, "int8")
-
-
-def _number(value: int) -> Any:
-    return tirx.const(value, "int64")
 
 
 def statements(
@@ -368,8 +351,8 @@ def statements(
         body.append(tirx.BufferStore(registers, new, register(place, part)))
 
     def loaded(step: int, x: int, part: int) -> Any:
-        start = _number(part * BYTES)
-        place = [n, first_y, _number(step), first_x + x, block, ramp(start, BYTES)]
+        start = number(part * BYTES)
+        place = [n, first_y, number(step), first_x + x, block, ramp(start, BYTES)]
         return tirx.BufferLoad(source, place)
 
     if dots:
@@ -434,8 +417,8 @@ def _dots(
                     for row in range(rows):
                         if not uses(row, step, kh, stride[0]):
                             continue
-                        at = [block, *(_number(v) for v in (k, row, step))]
-                        start = _number(part * BYTES)
+                        at = [block, *(number(v) for v in (k, row, step))]
+                        start = number(part * BYTES)
                         weight = tirx.BufferLoad(packed, [*at, ramp(start, BYTES)])
                         add(row * columns + w, part, four(step, x, part), weight)
 

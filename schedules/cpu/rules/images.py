@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from schedules.cpu.compute import images
+from schedules.cpu.compute.neon_integers import BYTES
 from schedules.cpu.rules.base import (
     Applied,
     NotApplicableError,
@@ -31,6 +32,8 @@ class ImageBytes:
             raise NotApplicableError("something is fused with it")
         parameters = json.loads(str(annotation(sch, heart, images.PARAMETERS)))
         lanes = spec.vector_lanes("int32")
+        neon = spec.machine == "aarch64" and parameters["image"][2] >= BYTES
+        lanes = BYTES if neon else lanes
         while lanes > parameters["image"][2]:
             lanes //= 2
         n, h, w, _ = sch.get_loops(heart)
@@ -39,6 +42,6 @@ class ImageBytes:
         block = sch.get(whole)
         write, read = block.writes[0], block.reads[0]
         at = (write.region[0].min, write.region[1].min)
-        body = images.statements(read.source, write.source, at, lanes, parameters)
+        body = images.statements(read.source, write.source, at, lanes, parameters, neon=neon)
         replace_body(sch, whole, body)
         return Applied("elementwise", f"{lanes} pixels at a time")
