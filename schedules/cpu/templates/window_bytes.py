@@ -31,6 +31,8 @@ _TURN = 3.0
 #: For a number of outputs: one waits for its own sums, many do not fit into the registers.
 _CROWDED = {1: 1.2, 2: 1.0, 3: 1.1, 4: 1.12}
 _CROWDED_QUADS = {1: 1.2, 2: 1.1, 4: 1.0, 8: 1.2}
+#: Where a tile hangs over, or has weights for many rows, LLVM holds more than there are registers.
+_HELD = 1.8
 #: Cycles to make 16 bytes signed and write them: stores of whole vectors take two.
 _COPY = 3.5
 #: Cycles to make four times 16 bytes signed and write them interleaved.
@@ -126,6 +128,8 @@ class WindowBytes:
         quads = choice["multiply"] == "quads"
         crowded = (_CROWDED_QUADS if quads else _CROWDED)[outputs]
         each = (vectors + outputs * _REQUANTIZE) / _PIPELINES * crowded + _TURN
+        if quads and (width % columns or rows > 2 or (count > 1 and height % rows)):
+            each *= _HELD
         # What other orders of the loops leave in registers is more than there are.
         each *= 1.0 if choice["order"] == "channels" else 1.1
         blocks = ceil(channels / BYTES)
