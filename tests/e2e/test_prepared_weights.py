@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,9 @@ import torch
 import compiler
 from compiler.deploy import write_deployment
 from compiler.errors import BundleError
+from compiler.estimate.profile import estimate_model
 from compiler.package import Bundle, read_bundle
-from tests.support.boards import emulates, selftest
+from tests.support.boards import emulates, estimates, selftest
 
 pytestmark = pytest.mark.compile
 
@@ -93,15 +95,20 @@ def test_the_runner_in_c(bundle: Bundle, tmp_path: Path):
         assert says in done.stderr, changed
 
 
-@emulates
-@pytest.mark.parametrize("recipe", [None, "int8"])
-def test_on_arm(recipe: str | None, tmp_path: Path):
+@cache
+def on_arm(recipe: str | None) -> Bundle:
     model, image = net()
     calibration = None if recipe is None else [(image.numpy(),)] * 2
-    bundle = compiler.compile(
+    return compiler.compile(
         model, "arm/cortex-a72", example_inputs=(image,), measure=False, estimate=False,
         name="conv", quantize=recipe, calibration=calibration,
     )  # fmt: skip
+
+
+@emulates
+@pytest.mark.parametrize("recipe", [None, "int8"])
+def test_on_arm(recipe: str | None, tmp_path: Path):
+    bundle = on_arm(recipe)
     (item,) = bundle.manifest.prepared
     assert item.dtype == ("float32" if recipe is None else "int16")
     assert bundle.loaded_parameter_bytes > 3 * bundle.parameter_bytes
@@ -110,3 +117,12 @@ def test_on_arm(recipe: str | None, tmp_path: Path):
         result = selftest(folder, cpu)
         assert result["passed"]
         assert result["same_bits"] or recipe is None
+
+
+@estimates
+def test_packing_is_not_counted_as_inference():
+    cost = estimate_model(on_arm(None))
+    others = [kernel for kernel in cost.kernels if kernel.name == "(other)"]
+    # Packing alone is some 120 instructions for each of 1024 kernels.
+    assert sum(kernel.instructions for kernel in others) < 5_000
+    assert cost.instructions > 100_000
