@@ -132,7 +132,7 @@ def depthwise_conv2d(
         source = quad_image(data, geometry.padding[:2], shape, rows * stride_h, pad_value)
     else:
         source = signed_image(data, geometry.padding[:2], (*size, full_c), pad_value)
-    starts = None
+    starts: Any = None
     if dots and len(packed) > 1:  # ``sdot`` would need a copy of the register
         starts = te.compute(
             (full_c // BYTES, rows * columns * BYTES),

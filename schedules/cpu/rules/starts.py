@@ -91,7 +91,7 @@ def _is_bias(value: Any, sums: Any) -> bool:
 def fill(
     sch: Schedule,
     stage: Any,
-    bias: Any | None,
+    bias: Any,
     width: int,
     copies: int,
     vector: Callable[[Any, int], Any],
@@ -101,7 +101,8 @@ def fill(
     Args:
         sch: The schedule.
         stage: The block that does so, ``[panels, copies * width]``.
-        bias: Buffer of what is added; it may have fewer columns than there are sums.
+        bias: Buffer of what is added, None for nothing; it may have fewer columns than there are
+            sums.
         width: Columns of a panel.
         copies: Of each panel's.
         vector: Gives four numbers without the bias: panel, first of its columns.
