@@ -37,7 +37,8 @@ class KernelCost:
         instructions: Executed in one inference; counted.
         core_cycles: That the pipelines take if all data is in the first cache; estimated.
         memory_cycles: That its tensors take from where they fit; estimated.
-        cycles: By all that is known, at least those of memory; estimated.
+        cycles: By all that is known, at least those of memory if no caches were simulated;
+            estimated.
         flops: Arithmetic operations in one inference.
         stall_cycles: That reading and writing adds; estimated.
         misses: Of each cache, the nearest first; simulated.
@@ -184,6 +185,7 @@ def _kernels(
         traffic = Traffic.of(ran)
         stalls = stall_cycles(traffic, spec)
         memory = _memory_cycles(info, spec) if info is not None else 0.0
+        together = combined_cycles(core[name], bound[name], stalls, in_order=costs.model.in_order)
         result.append(
             KernelCost(
                 name=name,
@@ -192,10 +194,8 @@ def _kernels(
                 instructions=count,
                 core_cycles=core[name],
                 memory_cycles=memory,
-                cycles=max(
-                    combined_cycles(core[name], bound[name], stalls, in_order=costs.model.in_order),
-                    memory,
-                ),
+                # With simulated caches its lines from memory are in the stalls.
+                cycles=together if traffic.misses else max(together, memory),
                 flops=info.flops * info.calls if info is not None else 0.0,
                 stall_cycles=stalls,
                 misses=traffic.misses,

@@ -4,7 +4,6 @@
     python -m tools.estimate_validation measure WORK
     python -m tools.estimate_validation networks WORK
     python -m tools.estimate_validation instructions WORK
-    python -m tools.estimate_validation fit WORK
     python -m tools.estimate_validation report WORK [--out docs/benchmarks]
 
 Each step keeps what it did in the folder WORK and goes on where it was stopped. `count` builds
@@ -33,7 +32,6 @@ from compiler.tune.measure.processes import WorkerServer
 from schedules.cpu import templates
 from targets import TargetSpec, get_target, host_target
 from tools.estimate_validation import candidates, instructions, networks, truth
-from tools.estimate_validation.fit import fit_shares
 from tools.estimate_validation.kept import row_of
 from tools.estimate_validation.report import write_report
 
@@ -176,13 +174,6 @@ def single_instructions(work: Path, cpu: int) -> None:
     (work / "instructions.json").write_text(json.dumps(rows))
     for row in rows:
         print(f"{row['name']:36} {row['measured']:5.2f} {row['model']:5.2f} {row['mended']:5.2f}")
-
-
-@main.command()
-@_work
-def fit(work: Path) -> None:
-    """Shares of the formula that fit best what was measured, and how well for other tasks."""
-    fit_shares(work, _processor())
 
 
 @main.command()

@@ -22,7 +22,7 @@ from tools.estimate_validation.kept import block_of, row_of
 from tools.zoo.nets import build, samples
 
 NETS = ("resnet18", "mobilenet_v2", "minilm_l6")
-_ROUNDS, _RUNS = 25, 1
+ROUNDS, _RUNS = 25, 1
 
 
 def _stack(width: float) -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
@@ -123,7 +123,7 @@ def measure(work: Path, cpu: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         alone = truth.Alone(truth.make_probe(Path(folder)))
     taken: dict[str, list[list[float]]] = {name: [] for name in variants()}
-    for _ in range(_ROUNDS):
+    for _ in range(ROUNDS):
         for name, rounds in taken.items():
             model = _folder(work, name) / "model"
             alone.wait()
@@ -166,4 +166,4 @@ def _folder(work: Path, name: str) -> Path:
     return work / name.replace(" ", "-")
 
 
-__all__ = ["NETS", "compare", "estimate", "measure", "prepare", "variants"]
+__all__ = ["NETS", "ROUNDS", "compare", "estimate", "measure", "prepare", "variants"]

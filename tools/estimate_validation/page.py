@@ -9,6 +9,7 @@ from typing import Any
 #: What ranks candidates, and its heading.
 PREDICTORS = {
     "estimate": "estimate",
+    "others": "others' shares",
     "core": "llvm-mca alone",
     "instructions": "instructions",
     "analytic": "analytic model",
@@ -20,24 +21,39 @@ _HEAD = """# Estimated against measured cycles
 {kernels} kernels of {tasks} tasks were measured on one core of an {cpu} and estimated by
 {model}, as [tuning without the board](../tuning.md#without-the-board) does it. They were compiled
 for `{target}`, since QEMU knows no AVX-512. The choices of a task go from its best to its worst
-by the analytic model, two thirds of them from the better half. Measured: medians over rounds in
-which all choices of a task take turns, pinned, weights cold.
+by the analytic model, two thirds of them from the better half. Measured: rounds in which all
+choices of a task take turns in an order that changes, pinned, weights cold, the lower fifth of 40
+samples, and of {runs} processes the one in which a choice was fastest. A sample is left out if a
+fixed piece of arithmetic took longer before or after it than it can: then somebody else had a share
+of the core.
 
 **Spearman's correlation is {wanted} or more on {good} of {tasks} tasks**, {rho:.2f} in the
 mean; what the estimate picks is at most {worst:.0f} % slower than the true best, {pick:.0f} % in
-the mean.
+the mean. With shares of the formula that were fitted to the other tasks alone it is {wanted} or
+more on {others}, {rho_others:.2f} in the mean.
 """
 
 _RUNS = """
-*Two runs*: the correlation of one measurement with another one; no estimate can do better. Figures
-without a unit are ratios; all candidates are in the JSON file.
+*Others' shares*: each task by shares fitted to all other tasks. *llvm-mca alone*: of mended code
+(below), with chains through spilled registers. *Two runs*: the correlation of one process's times
+with another one's. Figures without a unit are ratios; all candidates are in the JSON file.
 """
 
 _NETWORKS = """
 ## Whole networks
 
-Times of the second as a share of the first's, on the same core. *Pruned* is a stack of convolutions
-with 75 % of the channels of *dense*.
+Times of the second as a share of the first's, on the same core: sums over their kernels, each the
+lower fifth of {rounds} runs. *Pruned* is a stack of convolutions with 75 % of the channels of
+*dense*.
+
+"""
+
+_INSTRUCTIONS = """
+## The model of the processor
+
+Cycles of instructions that do not wait for each other, all operands in the first cache: measured
+(least of many runs), by {model}, and by the same of the code as it is asked about
+(`compiler/estimate/models.py`). Bold: more than 20 % off.
 
 """
 
@@ -46,8 +62,8 @@ _NOTES = """
 
 {own}- Not modelled: mispredicted branches, address translation, other cores, clocks that depend on
   the code.
-- The shares of the formula were chosen by hand for these tasks, on one processor. On ARM nothing
-  could be measured.
+- The shares of the formula were fitted to these tasks, on one processor. On ARM nothing could be
+  measured, and neither LLVM's models nor chains through spilled registers are mended there.
 """
 
 
@@ -65,6 +81,9 @@ def page(data: dict[str, Any], notes: str = "") -> str:
         model=data["model"], target=data["target"], wanted=WANTED,
         good=sum(task["spearman"]["estimate"] >= WANTED for task in tasks),
         rho=mean(task["spearman"]["estimate"] for task in tasks),
+        runs=max(task["runs"] for task in tasks),
+        others=sum(task["spearman"]["others"] >= WANTED for task in tasks),
+        rho_others=mean(task["spearman"]["others"] for task in tasks),
         worst=100 * (max(picks) - 1), pick=100 * (mean(picks) - 1),
     )  # fmt: skip
     columns = ["kind", "workload", ">choices", ">worst/best"]
@@ -74,8 +93,13 @@ def page(data: dict[str, Any], notes: str = "") -> str:
     text = head + "\n" + table + _RUNS
     if data["networks"]:
         columns = ["ratio", "first", "second", ">measured", ">estimated", ">llvm-mca alone"]
-        text += _NETWORKS + _table(
+        text += _NETWORKS.format(rounds=data["network_rounds"]) + _table(
             [*columns, ">instructions", ">error"], map(_network_row, data["networks"])
+        )
+    if data["instructions"]:
+        text += _INSTRUCTIONS.format(model=data["model"]) + _table(
+            ["instructions", ">measured", ">model", ">mended"],
+            map(_instruction_row, data["instructions"]),
         )
     return text + _NOTES.format(own=notes)
 
@@ -119,6 +143,13 @@ def _network_row(row: dict[str, Any]) -> list[str]:
         *(f"{row[figure]:.2f}" for figure in figures),
         f"{100 * row['error']:+.0f} %",
     ]
+
+
+def _instruction_row(row: dict[str, Any]) -> list[str]:
+    figures = [f"{row[figure]:.2f}" for figure in ("measured", "model", "mended")]
+    if abs(row["model"] - row["measured"]) > 0.2 * row["measured"]:
+        figures[1] = f"**{figures[1]}**"
+    return [row["name"], *figures]
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

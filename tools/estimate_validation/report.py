@@ -19,6 +19,7 @@ from targets import cpu_name
 from targets.spec import TargetSpec
 from tools.bench.machine import slug
 from tools.estimate_validation import networks
+from tools.estimate_validation.fit import NAMES, elsewhere, fitted, parts_of
 from tools.estimate_validation.kept import read_rows
 from tools.estimate_validation.page import PREDICTORS, page
 
@@ -45,19 +46,21 @@ def write_report(
 ) -> None:
     """Estimate every candidate, compare with what was measured, print and write."""
     costs = BlockCosts(cost_model(processor))
-    tasks = []
+    tasks: list[dict[str, Any]] = []
+    parts: list[list[list[float]]] = []
     for number, (kind, text) in enumerate(json.loads((work / "tasks.json").read_text())):
         folder = work / f"task-{number:02}"
         if not (folder / "truth.json").exists():
             continue
         rows = json.loads((folder / "rows.json").read_text())
         runs = json.loads((folder / "truth.json").read_text())
-        found = [
-            estimate_blocks(read_rows(folder / f"{row['number']:02}.json"), costs, processor)
-            for row in rows
-        ]
+        ran = [read_rows(folder / f"{row['number']:02}.json") for row in rows]
+        found = [estimate_blocks(blocks, costs, processor) for blocks in ran]
+        parts.append([parts_of(blocks, costs.costs(blocks), processor) for blocks in ran])
         tasks.append(_compare(kind, Task.from_json(text), rows, runs, found, processor))
-        _print(tasks[-1])
+    _fit(tasks, parts)
+    for task in tasks:
+        _print(task)
     timed = (work / "networks" / "measured.json").exists()
     data = {
         "cpu": cpu_name(),
@@ -65,7 +68,10 @@ def write_report(
         "model": str(costs.model),
         "revision": REVISION,
         "clock_hz": processor.clock_hz,
+        "shares": _shares(tasks, parts),
         "tasks": tasks,
+        "instructions": _kept(work / "instructions.json"),
+        "network_rounds": networks.ROUNDS,
         "networks": networks.compare(work / "networks", processor) if timed else [],
     }
     if out is not None:
@@ -78,6 +84,30 @@ def write_report(
         print(f"wrote {out / name}.md")
 
 
+def _fit(tasks: list[dict[str, Any]], parts: Sequence[Sequence[Sequence[float]]]) -> None:
+    """Add to each task what shares do that were fitted to the others."""
+    measured = [[row["measured_cycles"] for row in task["candidates"]] for task in tasks]
+    for task, cycles, other in zip(tasks, measured, elsewhere(parts, measured), strict=True):
+        task["spearman"]["others"] = spearman(other, cycles)
+        task["pick_slowdown"]["others"] = cycles[int(np.argmin(other))] / min(cycles)
+        for row, estimate in zip(task["candidates"], other, strict=True):
+            row["cycles_by_others"] = estimate
+
+
+def _shares(
+    tasks: Sequence[dict[str, Any]], parts: Sequence[Sequence[Sequence[float]]]
+) -> dict[str, float]:
+    """The shares that fit all tasks best."""
+    measured = [row["measured_cycles"] for task in tasks for row in task["candidates"]]
+    found = fitted(np.asarray([row for rows in parts for row in rows]), np.asarray(measured))
+    return {name: round(float(share), 4) for name, share in zip(NAMES, found, strict=True)}
+
+
+def _kept(path: Path) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
+    return rows
+
+
 def _compare(
     kind: str,
     task: Task,
@@ -86,7 +116,7 @@ def _compare(
     found: Sequence[KernelEstimate],
     processor: TargetSpec,
 ) -> dict[str, Any]:
-    measured = [float(v) for v in np.median(np.asarray(runs), axis=0)]
+    measured = [float(v) for v in np.min(np.asarray(runs), axis=0)]
     cycles = [ns * 1e-9 * processor.clock_hz for ns in measured]
     predictors = {
         "estimate": [e.cycles for e in found],
@@ -112,6 +142,7 @@ def _compare(
             {
                 "choice": row["choice"],
                 "measured_ns": [float(run[i]) for run in runs],
+                "measured_cycles": cycles[i],
                 "instructions": e.instructions,
                 "core_cycles": e.core_cycles,
                 "stall_cycles": e.stall_cycles,
@@ -125,7 +156,7 @@ def _compare(
 
 
 def _print(task: dict[str, Any]) -> None:
-    ranks = " ".join(f"{name} {task['spearman'][name]:.3f}" for name in PREDICTORS)
+    ranks = " ".join(f"{name} {task['spearman'][name]:.2f}" for name in PREDICTORS)
     again = task["spearman_of_runs"]
     print(
         f"{task['kind']:10} {task['workload'][:48]:48} {ranks} "
