@@ -140,7 +140,7 @@ def estimate_model(
     """Count the instructions of one inference, and estimate its cycles.
 
     The model runs once in emulation on its golden inputs, on one thread. Cycles are put
-    together from those of llvm-mca for what ran in a row, from the number of instructions and from
+    together from those of llvm-mca for what ran in a row, from what its busiest units take and from
     the misses of simulated caches (`compiler.estimate.memory`). Mispredicted branches and address
     translation are not modelled: figures rank and compare, they do not date.
 
