@@ -51,9 +51,10 @@ lower fifth of {rounds} runs. *Pruned* is a stack of convolutions with 75 % of t
 _INSTRUCTIONS = """
 ## The model of the processor
 
-Cycles of instructions that do not wait for each other, all operands in the first cache: measured
-(least of many runs), by {model}, and by the same of the code as it is asked about
-(`compiler/estimate/models.py`). Bold: more than 20 % off.
+Cycles of instructions that do not wait for each other (but where it says *in turn*), all operands
+in the first cache: measured (least of many runs), by {model}, and by the same of the code as
+it is asked about (`compiler/estimate/models.py`), with chains through the stack. Bold: more than
+20 % off.
 
 """
 
