@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
 import signal
@@ -9,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,11 +26,36 @@ def pytest_configure() -> None:
     os.environ["XDG_DATA_HOME"] = str(DATA_HOME)
 
 
+_filled: list[bool] = []
+
+
+def _fill_operators_once_a_test(torch: Any) -> None:
+    """PyTorch lists its operators fifty times a model, for each of their namespaces twice.
+
+    That takes a fifth of the time of importing and compiling a small one. The list is the same
+    each time, unless somebody registers an operator meanwhile, as no test does after its start.
+    """
+    utils = importlib.import_module("torch._export.utils")
+    fill = utils._materialize_cpp_cia_ops
+
+    def once() -> None:
+        if not _filled:
+            fill()
+            _filled.append(True)
+
+    utils._materialize_cpp_cia_ops = once
+
+
+def pytest_runtest_setup() -> None:
+    _filled.clear()
+
+
 def pytest_collection_finish() -> None:
     # As many processes run tests as there are processors, and those in which PyTorch waits for its
     # threads take as much time as those in which it computes. Tests that do without it stay so.
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
+        _fill_operators_once_a_test(sys.modules["torch"])
 
 
 def pytest_unconfigure() -> None:

@@ -63,6 +63,7 @@ def test_a_few_integers_on_every_processor() -> None:
     integers("arm/cortex-a53", 3, 5, 2)
 
 
+@pytest.mark.slow
 def test_an_instruction_that_is_not_there_is_found() -> None:
     """Else code that runs without it would prove nothing."""
     maker = LowMaker(random.Random(5))

@@ -109,7 +109,7 @@ RECIPES = {
 }
 
 
-@pytest.mark.parametrize("name", ["w2a8", "w1a1"])
+@pytest.mark.parametrize("name", [pytest.param("w2a8", marks=pytest.mark.slow), "w1a1"])
 def test_a_network(imported, name, tmp_path):
     outputs(imported, plan_of(imported, RECIPES[name]), "x86", tmp_path)
 

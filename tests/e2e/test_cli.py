@@ -274,7 +274,9 @@ def test_a_damaged_bundle(tw: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert "hint:" in err
 
 
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "stop", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_an_interrupt_leaves_nothing(
     model_file: Path, tmp_path: Path, stop: signal.Signals
 ) -> None:

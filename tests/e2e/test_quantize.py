@@ -215,7 +215,7 @@ def test_what_is_refused(options: dict[str, Any], error: type[Exception], says: 
     ("evaluate", "says"),
     [
         (lambda run: 1 / 0, "ZeroDivisionError"),
-        (lambda run: float("nan"), "gave nan"),
+        pytest.param(lambda run: float("nan"), "gave nan", marks=pytest.mark.slow),
         (lambda run: None, "NoneType"),
     ],
 )

@@ -70,7 +70,7 @@ def test_recurrent_layers(check: Any, kind: type[nn.Module], rng: torch.Generato
             output, state = self.layer(x)
             return output, state
 
-    check(Sequence(), torch.randn(2, 4, 6, generator=rng), tolerance=5e-6)
+    check(Sequence(), torch.randn(2, 3, 6, generator=rng), tolerance=5e-6)
 
 
 def test_multi_head_attention_and_encoder_layer(check: Any, rng: torch.Generator) -> None:
