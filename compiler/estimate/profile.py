@@ -109,6 +109,12 @@ def count_model(
     Arguments and errors as those of `estimate_model`.
     """
     spec = bundle.target
+    if bundle.vta is not None:
+        raise EmulationError(
+            "what runs on VTA is not counted by an emulator of a processor",
+            where=spec.name,
+            hint="the report has the simulator's cycles: tilewright report",
+        )
     with tempfile.TemporaryDirectory(prefix="tilewright-estimate-") as work:
         folder = write_deployment(bundle, Path(work) / "model", wheels=wheels).path
         blocks = count_blocks(folder, spec, processor or spec)
@@ -150,7 +156,8 @@ def estimate_model(
         processor: Whose pipelines and caches are modelled; by default the target's.
 
     Raises:
-        EmulationError: A program that is needed is missing, or the model fails in emulation.
+        EmulationError: A program that is needed is missing, the model fails in emulation, or
+            parts of it run on VTA.
         DeployError: There is no runtime for the machine.
         FileError: There is no room.
     """

@@ -19,6 +19,7 @@ from compiler.errors import (
     CalibrationError,
     DeviceError,
     DeviceTimeoutError,
+    EmulationError,
     InputError,
     PlanError,
     TargetError,
@@ -120,6 +121,14 @@ def test_a_saved_bundle_runs_and_tests_itself(bundle: Bundle, tmp_path: Path) ->
     assert again.executor.programs.cycles() == bundle.executor.programs.cycles()
     folder = load(bundle.save(tmp_path / "net", folder=True), device="simulator")
     assert (folder(images(1)[0]) == bundle(images(1)[0])).all()
+
+
+def test_an_estimate_is_refused(bundle: Bundle, tmp_path: Path, capsys) -> None:
+    saved = str(bundle.save(tmp_path / "net.tw"))
+    assert run_cli(["estimate", saved]) == EmulationError.exit_code
+    said = capsys.readouterr().err
+    assert "VTA" in said
+    assert "tilewright report" in said
 
 
 def test_the_report_says_where_cycles_go(bundle: Bundle, tmp_path: Path) -> None:
