@@ -107,6 +107,7 @@ def test_integers_are_near_the_float_network(small):
     assert np.abs(result - real.numpy()).max() < 0.05 * np.abs(real.numpy()).max()
 
 
+@pytest.mark.slow
 def test_powers_of_two_are_shifts(small, tmp_path):
     imported, x, _ = small
     spec = get_target("x86")
@@ -115,6 +116,7 @@ def test_powers_of_two_are_shifts(small, tmp_path):
     assert applied.shifts >= 6
 
 
+@pytest.mark.slow
 def test_operators_in_float32_stand_between_conversions(small, tmp_path):
     imported, x, _ = small
     spec = get_target("x86")

@@ -47,7 +47,8 @@ def test_many_operators(target, seed):
     check([maker.case() for _ in range(8)], runnable(target), draws=20, seed=seed)
 
 
-@pytest.mark.parametrize("encoding", ["binary", pytest.param("ternary", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("encoding", ["binary", "ternary"])
 def test_channels_that_fill_no_byte(encoding):
     """Binary codes have no 0: what fills up the last byte has to meet zeros, not the padding."""
     maker = LowMaker(random.Random(3))

@@ -138,6 +138,7 @@ def test_a_metric_that_fails_on_a_compiled_model() -> None:
         build(fails, max_drop=0.1)
 
 
+@pytest.mark.slow
 def test_the_uniform_plans_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[str] = []
     original = search._Search._try

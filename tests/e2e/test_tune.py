@@ -156,6 +156,7 @@ def test_searching_and_compiling_in_one_call(
     assert "trials" in search.detail
 
 
+@pytest.mark.slow
 def test_an_interrupted_search_ends_the_compilation(
     model: nn.Module, image: torch.Tensor, own_data_folder: Path
 ) -> None:

@@ -78,10 +78,11 @@ def _reference(qat: FakeQuantized, x: torch.Tensor) -> np.ndarray:
 
 
 #: What the fast tests take: one for each way that weights are rounded.
-FORMS = ["int8", "ternary", "binary", Quantize(weights="int8/tensor", power_of_two=True)]
+FORMS = ["int8", "ternary", "binary"]
+OTHERS = [Quantize(weights="int8/tensor", power_of_two=True), Quantize(equalize=True)]
 RECIPES = [
     *FORMS,
-    *(pytest.param(r, marks=pytest.mark.slow) for r in ("w4a8", Quantize(equalize=True))),
+    *(pytest.param(r, marks=pytest.mark.slow) for r in ("w4a8", *OTHERS)),
 ]
 FEWER = ["int8", *(pytest.param(recipe, marks=pytest.mark.slow) for recipe in FORMS[1:])]
 
