@@ -77,17 +77,22 @@ def _reference(qat: FakeQuantized, x: torch.Tensor) -> np.ndarray:
     return reference_outputs(imported, get_target("x86"), plan, [x.numpy()])[0]
 
 
-#: What the fast tests take: one for each way that weights are rounded.
-FORMS = ["int8", "ternary", "binary"]
-OTHERS = [Quantize(weights="int8/tensor", power_of_two=True), Quantize(equalize=True)]
 RECIPES = [
-    *FORMS,
-    *(pytest.param(r, marks=pytest.mark.slow) for r in ("w4a8", *OTHERS)),
+    "int8",
+    "ternary",
+    "binary",
+    "w4a8",
+    Quantize(weights="int8/tensor", power_of_two=True),
+    Quantize(equalize=True),
 ]
-FEWER = ["int8", *(pytest.param(recipe, marks=pytest.mark.slow) for recipe in FORMS[1:])]
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=str)
+def _fast(count: int) -> list[Any]:
+    """The recipes, of which only the first few are fast tests."""
+    return [*RECIPES[:count], *(pytest.param(r, marks=pytest.mark.slow) for r in RECIPES[count:])]
+
+
+@pytest.mark.parametrize("recipe", _fast(3), ids=str)
 def test_inference_is_the_reference_bit_for_bit(model: nn.Module, recipe: Any) -> None:
     qat = _prepare(model, recipe)
     loss = nn.CrossEntropyLoss()
@@ -101,7 +106,7 @@ def test_inference_is_the_reference_bit_for_bit(model: nn.Module, recipe: Any) -
     assert np.array_equal(qat(x).numpy(), _reference(qat, x))
 
 
-@pytest.mark.parametrize("recipe", FEWER, ids=str)
+@pytest.mark.parametrize("recipe", _fast(1), ids=str)
 def test_training_computes_what_inference_does(model: nn.Module, recipe: Any) -> None:
     qat = _prepare(model, recipe)
     qat.freeze_norms()
