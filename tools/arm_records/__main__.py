@@ -7,7 +7,7 @@ Candidates run in emulation and their cost is estimated, so that the records are
 `tune` works network by network and can be stopped and started again on the same store at any time:
 what was estimated is not estimated again, and what is done passes by. `ship` copies the best record
 of each kernel and processor to the records that come with Tilewright, and takes out those that
-they beat.
+they beat, or that were estimated in an older way.
 """
 
 from __future__ import annotations
@@ -145,13 +145,15 @@ def ship(store: Path, into: Path) -> None:
 
 
 def _best(store: RecordStore) -> Iterator[Record]:
-    """The best record of each workload and machine."""
+    """The best record of each workload and processor, by the newest estimates that it has."""
     groups: dict[str, list[Record]] = {}
     for record in store:
         groups.setdefault(record.workload.key, []).append(record)
     for records in groups.values():
-        for ranked in by_machine(records).values():
-            yield ranked[0]
+        best = [ranked[0] for ranked in by_machine(records).values()]
+        # Figures of different formulas are those of different machines, and do not compare.
+        best.sort(key=lambda record: record.provenance.date)
+        yield from {record.provenance.cpu.name: record for record in best}.values()
 
 
 def _say(text: str) -> None:
