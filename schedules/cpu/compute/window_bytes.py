@@ -268,12 +268,13 @@ def quad_statements(
 
             return [loop("border", count * blocks, one)] if count > 0 else []
 
-        used = min(width, columns - left) * blocks
+        before = min(left, columns)
+        used = max(0, min(width, columns - left)) * blocks
         whole = loop("pixel", used, lambda i: pixels(i, checked=False))
         cut = loop("pixel", used, lambda i: pixels(i, checked=True))
         every = tirx.all(inside(0), inside(QUAD - 1))
         return sequence([
-            *borders(0, left),
+            *borders(0, before),
             tirx.IfThenElse(every, whole, cut),
             *borders(left + width, columns - left - width),
         ])  # fmt: skip
