@@ -10,7 +10,7 @@ import click
 from compiler.cli.output import Session, with_common_options
 
 if TYPE_CHECKING:
-    from compiler.estimate import ModelCost
+    from compiler.estimate import KernelCost, ModelCost
 
 
 @click.command()
@@ -86,9 +86,16 @@ def _show(session: Session, name: str, cost: ModelCost, kernels: int) -> None:
             f"{kernel.cycles / 1e6:.3f}",
             f"{kernel.cycles / cost.cycles:.1%}",
             f"{kernel.flops / kernel.cycles:.1f}" if kernel.cycles else "",
-            "memory" if kernel.memory_cycles > kernel.core_cycles else "core",
+            "memory" if _waits(kernel) else "core",
         )
     session.show(table, wide=True)
+
+
+def _waits(kernel: KernelCost) -> bool:
+    """Whether moving data takes most of a kernel's cycles."""
+    if kernel.misses:
+        return 2 * kernel.stall_cycles >= kernel.cycles
+    return kernel.memory_cycles > kernel.core_cycles
 
 
 __all__ = ["estimate"]

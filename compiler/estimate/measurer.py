@@ -184,7 +184,7 @@ class EstimatedRunner:
         spec, model = self._processor, self._costs.model
         modelled = f"{model.processor}{model.width or ''}"
         return Cpu(
-            f"{model.processor}, modelled",
+            f"{model.stands_for or model.processor}, modelled",
             f"llvm-mca-{model.version}-{modelled}-{REVISION}",
             spec.features, spec.vector_bits, spec.cores,
         )  # fmt: skip

@@ -255,9 +255,8 @@ def _notes(elsewhere: Elsewhere, bundle: Bundle) -> tuple[str, ...]:
             "from what its busiest units take and from the misses of simulated caches of the "
             "target's sizes. They rank and compare; milliseconds are those cycles at the clock, "
             "which a device may not hold. Emulated wall time is never used. Roofline: the least "
-            "that the target's peak rate, and the level of memory that holds the tensors, allow. "
-            "Bound: memory where moving tensors takes all cycles or misses half of them, compute "
-            "where arithmetic at the peak rate takes half, else instructions."
+            "that the target's peak rate allows. Bound: memory where misses take half of the "
+            "cycles, compute where arithmetic at the peak rate takes half, else instructions."
         )
     if bundle.threads != 1 and elsewhere.basis != "device":
         notes.append(

@@ -113,8 +113,10 @@ def _followed(
     count = blocks[place].count
     if behind is not None and _alike(count, blocks[behind].count):
         return behind
-    target = starts.get(_target(blocks[place]))
-    if target is not None and target != place and _alike(count, blocks[target].count):
+    at = _target(blocks[place])
+    inside = 0 <= at - blocks[place].address < len(blocks[place].code)  # a loop of its own
+    target = None if inside else starts.get(at)
+    if target is not None and _alike(count, blocks[target].count):
         return target
     return behind
 

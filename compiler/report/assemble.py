@@ -203,11 +203,15 @@ class _Peaks:
         return (compute_s, "compute") if compute_s > memory_s else (memory_s, "memory")
 
     def of_cost(self, cost: Cost, flops: float, dtype: str) -> tuple[float, str]:
-        """The same of a kernel whose cycles are estimated, for the level its tensors come from."""
+        """The same of a kernel whose cycles are estimated, for the level its tensors come from.
+
+        Where caches were simulated, the estimate has what moving tensors takes in its misses.
+        """
         rate = self.target.peak_ops_per_cycle.get(dtype, 0.0)
         compute = flops / rate if rate else 0.0
-        least = max(compute, cost.memory_cycles) / self.target.clock_hz
-        if cost.memory_cycles >= cost.cycles or 2 * cost.stall_cycles >= cost.cycles:
+        memory = 0.0 if cost.misses else cost.memory_cycles
+        least = max(compute, memory) / self.target.clock_hz
+        if (memory and memory >= cost.cycles) or 2 * cost.stall_cycles >= cost.cycles:
             return least, "memory"
         return least, "compute" if 2 * compute >= cost.cycles else "instructions"
 

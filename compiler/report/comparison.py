@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from compiler.codec import encode
 from compiler.package.atomic import write_file
+from compiler.package.bundle import PARAMETERS_IN_MEMORY
 
 from . import units
 from .figure import LABELS, Figure
@@ -56,7 +57,8 @@ class ComparedTarget:
         sizes = self.report.sizes
         peak = self.report.memory.planned_peak or self.report.memory.live_peak
         parts = [0.0 if peak is None else peak.value]
-        parts += [sizes[name].value for name in ("parameters", "library") if name in sizes]
+        parameters = PARAMETERS_IN_MEMORY if PARAMETERS_IN_MEMORY in sizes else "parameters"
+        parts += [sizes[name].value for name in (parameters, "library") if name in sizes]
         return Figure.estimated(sum(parts), "B")
 
     @property
