@@ -9,6 +9,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Protocol
 
 from compiler.coverage import group
+from compiler.package.bundle import PARAMETERS_IN_MEMORY
 from compiler.stages import KernelInfo, StageRecord
 
 from .elsewhere_model import Elsewhere
@@ -142,7 +143,7 @@ def assemble(
             },
         ),
         memory=_memory(profile, planned_activation_bytes, process_rss),
-        sizes={key: Figure.measured(value, "B") for key, value in sizes.items()},
+        sizes={key: _size(key, value) for key, value in sizes.items()},
         accuracy=accuracy,
         compile_steps=tuple(
             CompileStep(s.stage, s.name, Figure.measured(s.milliseconds, "ms"), s.detail)
@@ -214,6 +215,13 @@ class _Peaks:
         if (memory and memory >= cost.cycles) or 2 * cost.stall_cycles >= cost.cycles:
             return least, "memory"
         return least, "compute" if 2 * compute >= cost.cycles else "instructions"
+
+
+def _size(name: str, size: float) -> Figure:
+    """Files are as long as they are; what is in memory is computed from shapes."""
+    if name == PARAMETERS_IN_MEMORY:
+        return Figure.estimated(size, "B")
+    return Figure.measured(size, "B")
 
 
 def _kernel_rows(

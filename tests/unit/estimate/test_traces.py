@@ -244,3 +244,10 @@ def test_the_plugin_is_compiled_without_warnings(tmp_path: Path) -> None:
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+
+
+def test_a_jump_into_the_block_itself_is_not_followed() -> None:
+    whole = Block(0x1000, 20, 5, b"\x90" * 30 + b"\xeb\xf0")  # back to its middle
+    loop = Block(0x1010, 10, 5, b"\x90" * 14 + b"\x75\xf0")
+    found = traces((whole, loop), jumps=True)
+    assert sum(len(trace.code) for trace in found) == 48

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from compiler.package.bundle import PARAMETERS_IN_MEMORY
 from compiler.report.comparison import ComparedTarget, Comparison
+from compiler.report.figure import Figure
 from tests.unit.report.fakes import make_estimated, make_report
 
 GOLDEN = Path(__file__).parents[2] / "golden"
@@ -42,6 +45,17 @@ def test_a_failure_is_told_and_gives_its_exit_code() -> None:
     assert Comparison("tiny-net", ROWS[1:]).exit_code == 0
     assert "arm/nothing: there is no <target>" in found.to_text()
     assert Comparison("tiny-net", ROWS[:1]).to_dict()["targets"][0]["latency"] is None
+
+
+def test_packed_parameters_are_what_is_in_memory() -> None:
+    row = ROWS[1]
+    assert row.report is not None
+    assert row.memory is not None
+    plain = row.report.sizes["parameters"].value
+    packed = {**row.report.sizes, PARAMETERS_IN_MEMORY: Figure.estimated(5 * plain, "B")}
+    found = replace(row, report=replace(row.report, sizes=packed)).memory
+    assert found is not None
+    assert found.value == pytest.approx(row.memory.value + 4 * plain)
 
 
 def test_the_json_labels_every_figure() -> None:
