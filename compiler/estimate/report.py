@@ -252,7 +252,8 @@ def _notes(elsewhere: Elsewhere, bundle: Bundle) -> tuple[str, ...]:
         notes.append(
             "Instructions are exact counts of one inference on one thread, taken in emulation. "
             f"Cycles are put together from those of {elsewhere.estimator} for what ran in a row, "
-            "from what its busiest units take and from the misses of simulated caches of the "
+            "from what its busiest units take (of a processor in order, from assumed rates of its "
+            "units where these take longer) and from the misses of simulated caches of the "
             "target's sizes. They rank and compare; milliseconds are those cycles at the clock, "
             "which a device may not hold. Emulated wall time is never used. Roofline: the least "
             "that the target's peak rate allows. Bound: memory where misses take half of the "
